@@ -1,0 +1,203 @@
+"""Train a denoiser: python jobs/train.py --num-workers 1
+
+Finds or downloads BSDS500 (or takes --data), trains on this machine or on the cluster that
+RAY_ADDRESS names, tests, and leaves everything in runs/NAME. The same command with the same --name
+goes on where a run ended.
+"""
+
+import json
+import os
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+
+from raydae import cli, console
+from raydae.config import Config, check_workers, parse_workers
+from raydae.events import Events
+from raydae.images import ImageSets, find_images, read_image, spread_over, synthetic_set
+from raydae.runs import Checkpoints, Run, Status, check_name, claim, open_run
+from raydae.samples import Schedule
+from raydae.storage import Folder
+
+SAMPLE_IMAGES = 4  # in samples.png
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """Where and how a run is launched, beside what it computes."""
+
+    config: Path | None = None
+    """JSON file of a configuration, as every run writes it; other flags change it."""
+    name: str | None = None
+    """Name of the run; one that exists goes on. None: a new name."""
+    storage: str = "runs"
+    """Folder or URI that runs are kept in."""
+    restart: bool = False
+    """Begin the run of that name anew; what it left is deleted."""
+    num_workers: str | None = None
+    """Workers: 4, or 2:8 as the cluster has them. None: every GPU, or one on the CPU."""
+    use_gpu: Literal["auto", "yes", "no"] = "auto"
+    """Train on GPUs; auto: where there are any."""
+    checkpoint_minutes: float = 10.0
+    """Longest time between two checkpoints; there is one after each epoch as well."""
+    verbose: bool = False
+    """Show what Ray has to say."""
+
+
+def main() -> int:
+    """Runs the job; returns its exit code."""
+    config, launch = cli.parse_with_config(Launch, __doc__ or "")
+    screen = console.make_console()
+    name = check_name(launch.name or time.strftime(f"{config.model.name}-%Y%m%d-%H%M%S"))
+    folder = Folder.of(launch.storage) / name
+    with claim(folder):
+        run = open_run(folder, config, launch.restart)
+        if run.trained and "results.json" in folder.files():
+            screen.print(f"{name} is finished; --restart would begin it anew")
+            show_results(folder, screen)
+            return 0
+        return train_and_test(run, launch, screen)
+
+
+def train_and_test(run: Run, launch: Launch, screen: Console) -> int:
+    """Trains a run from where it is, tests it, and shows what there is."""
+    asked = parse_workers(launch.num_workers)
+    check_workers(asked, run.config)
+    if run.sets is None:
+        run = run.begin(find_and_report(run.config, screen))
+    assert run.sets is not None
+
+    from raydae import trainer  # with Ray and torch, which take seconds: bad input comes first
+
+    trainer.start_ray(asked, run.config.threads, launch.verbose)
+    workers, word = trainer.choose_workers(asked, launch.use_gpu, run.config)
+    if word:
+        screen.print(word)
+    sigma, images = run.config.noise.sigma, len(run.sets.train)
+    screen.print(
+        f"{run.folder.name}: {run.config.model.name} on {images} images of {run.sets.source}, "
+        f"sigma {sigma}, {workers}"
+    )
+    if run.progress.step:
+        screen.print(f"goes on after step {run.progress.step} of {run.schedule.steps}")
+    with (
+        listening(screen) as stop_asked,
+        Events(run.folder) as events,
+        console.TrainingDisplay(screen, run.schedule, run.progress.history) as display,
+    ):
+        events.write(run.progress.history)
+
+        def on_status(status: Status) -> None:
+            display.show(status)
+            events.write(status.history)
+
+        outcome = trainer.train_on_ray(
+            run, workers, on_status, stop_asked, launch.checkpoint_minutes
+        )
+    if outcome.status == "stopped":
+        screen.print(f"stopped; to go on: {command_to_continue(run.folder.name)}")
+        return 130
+    if outcome.status != "finished":
+        print(f"error: {outcome.message}", file=sys.stderr)
+        return 2 if outcome.status == "failed" else 1
+    test(run, screen)
+    return 0
+
+
+def find_and_report(config: Config, screen: Console) -> ImageSets:
+    """The images of a new run; says which cannot be used, and what stands in for BSDS500."""
+
+    def synthetic_fallback(reason: str) -> Path:
+        console.notice(
+            screen,
+            f"BSDS500 is not here and could not be downloaded:\n{reason}\n"
+            "This run trains on the EMBEDDED SYNTHETIC IMAGES instead (dead leaves). To train on\n"
+            "BSDS500, get it by other means and use: python jobs/train.py --data PATH",
+        )
+        with console.counting(screen, "drawing images") as progress:
+            return synthetic_set(progress)
+
+    with console.counting(screen, "checking images") as progress:
+        sets = find_images(config.data, synthetic_fallback, progress)
+    Schedule.of(config, len(sets.train))  # refuses a batch larger than an epoch
+    console.print_some(screen, "left out", sets.left_out)
+    return sets
+
+
+def test(run: Run, screen: Console) -> None:
+    """Scores the best weights on the test images; writes `results.json` and `samples.png`."""
+    from raydae import evaluation, report
+    from raydae.restore import Denoiser
+    from raydae.weights import load_model
+
+    assert run.sets is not None
+    model, sigmas = f"{run.folder}/model.safetensors", run.config.evaluation_sigmas
+    with console.counting(screen, "testing") as progress:
+        scores, failed = evaluation.evaluate(model, run.sets.test, sigmas, progress)
+    network, info = load_model(model)
+    remark = evaluation.check_overlap(info, run.sets.test, force=True)
+    results = {
+        "results": evaluation.table("test", scores, remark),
+        "source": run.sets.source,
+        "unreadable": [*run.sets.left_out, *failed],
+        "images": [asdict(line) for line in scores],
+    }
+    images = [read_image(file.uri) for file in spread_over(run.sets.test, SAMPLE_IMAGES)]
+    sigma = sigmas[len(sigmas) // 2]
+    title = f"{run.folder.name}: {info.model.name} after epoch {info.epoch}, sigma {sigma:g}"
+    run.folder.write("samples.png", report.panel(images, sigma, Denoiser(network), title))
+    run.folder.write("results.json", json.dumps(results, indent=1).encode())
+    latest = Checkpoints(run.folder).latest()
+    console.print_some(screen, "unreadable on the way", latest[0].unreadable if latest else [])
+    console.print_some(screen, "not tested", failed)
+    show_results(run.folder, screen)
+
+
+def show_results(folder: Folder, screen: Console) -> None:
+    """The test table, where the files are, and what to do with them."""
+    screen.print(console.result_table(json.loads(folder.read("results.json"))["results"]))
+    screen.print(f"files: {folder}", soft_wrap=True)
+    model = shlex.quote(f"{folder}/model.safetensors")
+    screen.print(
+        f"denoise: python jobs/denoise.py --model {model} PHOTO.jpg --out denoised", soft_wrap=True
+    )
+
+
+@contextmanager
+def listening(screen: Console) -> Iterator[Callable[[], bool]]:
+    """While training: Ctrl-C or SIGTERM asks for a stop, a second one ends the process at once."""
+    asked = False
+
+    def listen(signum: int, frame: object) -> None:  # noqa: ARG001
+        nonlocal asked
+        if asked:
+            os._exit(130)  # Ray's processes end with this one
+        asked = True
+        screen.print("stopping after a checkpoint; once more to stop at once")
+
+    before = {number: signal.signal(number, listen) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def command_to_continue(name: str) -> str:
+    """This process's command line, for the run of that name."""
+    words = [word for word in sys.argv if word != "--restart"]
+    if not any(word == "--name" or word.startswith("--name=") for word in words):
+        words += ["--name", name]
+    return shlex.join(["python", *words])
+
+
+if __name__ == "__main__":
+    cli.main(main)

@@ -1,0 +1,1 @@
+"""raydae trains image denoisers on Ray."""

@@ -1,0 +1,323 @@
+"""What a run computes, as frozen dataclasses.
+
+A dotted name such as `optim.lr` is the flag on the command line, the key of an override and the key
+of a search space: one vocabulary. Where and how a run is launched (name, storage, workers) is not
+part of it: the same `Config` and the same images give the same run anywhere.
+"""
+
+import dataclasses
+import difflib
+import json
+import math
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from raydae.errors import UserError
+
+Protocol = Literal["bsds500", "cbsd68"]
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """The images, and how patches are cut from them."""
+
+    path: str | None = None
+    """Folder or URI of images, or of BSDS500; none: BSDS500, found or downloaded."""
+    protocol: Protocol = "bsds500"
+    """Which of BSDS500's images train, choose and test: its own splits, or the literature's CBSD68."""
+    patch_size: int = 64
+    """Height and width of a patch, pixels."""
+    patches_per_image: int = 16
+    """Patches cut from each image in an epoch."""
+    crops_per_visit: int = 2
+    """Patches cut each time an image is opened; more of them spare decoding where the set exceeds memory."""
+    small_images: Literal["error", "skip"] = "error"
+    """What to do about images smaller than a patch."""
+
+    def __post_init__(self) -> None:
+        _at_least("data.patch_size", self.patch_size, 16)
+        _at_least("data.patches_per_image", self.patches_per_image, 1)
+        _at_least("data.crops_per_visit", self.crops_per_visit, 1)
+        if self.patches_per_image % self.crops_per_visit:
+            raise UserError(
+                f"data.patches_per_image ({self.patches_per_image}) must be a multiple of "
+                f"data.crops_per_visit ({self.crops_per_visit}); change one of them"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseConfig:
+    """The noise that is trained on: additive, white, Gaussian, never clipped."""
+
+    sigma: str = "25"
+    """Standard deviation on the 0-255 scale: 25, or 5:55 for one drawn uniformly for each patch."""
+
+    def __post_init__(self) -> None:
+        parse_sigma(self.sigma, "noise.sigma")
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Lowest and highest sigma, 0-255 scale; equal where the level is fixed."""
+        return parse_sigma(self.sigma, "noise.sigma")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The network."""
+
+    name: Literal["dae"] = "dae"
+    """Network: dae, a convolutional denoising autoencoder of 3.10 M parameters."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """How the network is optimised: Adam on the mean squared error."""
+
+    lr: float = 1e-3
+    """Learning rate of Adam."""
+    batch_size: int = 32
+    """Patches in a step, over all workers together."""
+    micro_batch: int = 4
+    """Patches that are never parted: batch-size / micro-batch workers at most can share a step."""
+    epochs: int = 100
+    """Epochs; one visits every image patches-per-image / crops-per-visit times."""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise UserError(f"optim.lr must be a positive number, not {self.lr}")
+        _at_least("optim.batch_size", self.batch_size, 1)
+        _at_least("optim.micro_batch", self.micro_batch, 1)
+        _at_least("optim.epochs", self.epochs, 1)
+        if self.batch_size % self.micro_batch:
+            raise UserError(
+                f"optim.batch_size ({self.batch_size}) must be a multiple of optim.micro_batch "
+                f"({self.micro_batch}); change one of them"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    """The fixed images and the fixed noise that every epoch is judged by."""
+
+    images: int = 16
+    """Validation images used each epoch; 0: all of them."""
+    sigma: str | None = None
+    """Noise level judged at, 0-255 scale, or several: 15,25,50; none: the level trained on, or of a
+    range those of 15, 25 and 50 inside it."""
+
+    def __post_init__(self) -> None:
+        _at_least("validation.images", self.images, 0)
+        if self.sigma is not None:
+            for level in self.sigma.split(","):
+                low, high = parse_sigma(level, "validation.sigma")
+                if low != high:
+                    raise UserError(
+                        f"validation.sigma takes levels such as 15,25, not the range {level}"
+                    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One training run, whole. The same configuration and images give the same run."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    seed: int = 0
+    """Seed of the initial weights, the patches and the noise."""
+    precision: Precision = "auto"
+    """Arithmetic of the forward pass; auto: bf16 where the hardware has it. Weights are float32."""
+    threads: int | None = None
+    """CPU threads of a worker; none: its share of the cores."""
+
+    def __post_init__(self) -> None:
+        _at_least("seed", self.seed, 0)
+        if self.threads is not None:
+            _at_least("threads", self.threads, 1)
+        if self.optim.micro_batch % self.data.crops_per_visit:
+            raise UserError(
+                f"optim.micro_batch ({self.optim.micro_batch}) must be a multiple of "
+                f"data.crops_per_visit ({self.data.crops_per_visit}); change one of them"
+            )
+
+    @property
+    def evaluation_sigmas(self) -> tuple[float, ...]:
+        """The noise levels, 0-255 scale, that validation and the test table are made at."""
+        if self.validation.sigma is not None:
+            return tuple(float(level) for level in self.validation.sigma.split(","))
+        low, high = self.noise.range
+        usual = tuple(sigma for sigma in (15.0, 25.0, 50.0) if low <= sigma <= high)
+        return usual if low != high and usual else ((low + high) / 2,)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A nested dictionary of plain values that JSON can hold."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Config":
+        """The configuration of a dictionary as `to_dict` makes it; what is absent has its default.
+
+        Raises:
+            UserError: a key that does not exist, or a value of the wrong type or range.
+        """
+        config: Config = _from_dict(cls, values, "")
+        return config
+
+    def override(self, changes: Mapping[str, Any]) -> "Config":
+        """This configuration with dotted names changed: `{"optim.lr": 3e-4}`.
+
+        Raises:
+            UserError: a name that does not exist, or a value of the wrong type or range.
+        """
+        values = self.to_dict()
+        known = dict(flatten(values))
+        for name, value in changes.items():
+            if name not in known:
+                raise UserError(_unknown(name, list(known)))
+            *parents, leaf = name.split(".")
+            node = values
+            for parent in parents:
+                node = node[parent]
+            node[leaf] = value
+        return Config.from_dict(values)
+
+
+def load_config(path: str | Path) -> Config:
+    """The configuration in a JSON file, as every run writes it.
+
+    Raises:
+        UserError: no such file, not JSON, or not a configuration.
+    """
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"--config {path}: there is no such file") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"--config {path} is not readable JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"--config {path} must hold a JSON object, as a run's config.json does")
+    return Config.from_dict(values)
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """The dotted names in which two configurations differ, each as `name: old, now new`."""
+    was, now = dict(flatten(old.to_dict())), dict(flatten(new.to_dict()))
+    return [f"{name}: {was[name]}, now {now[name]}" for name in now if was[name] != now[name]]
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of a nested dictionary with their dotted names."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def parse_sigma(text: str, name: str = "sigma") -> tuple[float, float]:
+    """A noise level on the 0-255 scale, `25` or `5:55`, as (lowest, highest).
+
+    Raises:
+        UserError: not a number or range, negative, above 255, or the higher end first.
+    """
+    try:
+        ends = [float(end) for end in text.split(":")]
+    except ValueError:
+        ends = []
+    if len(ends) not in (1, 2) or not all(math.isfinite(end) for end in ends):
+        raise UserError(f"{name} must be a number such as 25 or a range such as 5:55, not {text!r}")
+    low, high = ends[0], ends[-1]
+    if low < 0 or high > 255:
+        raise UserError(f"{name} is on the 0-255 scale and cannot be {text}")
+    if low > high:
+        raise UserError(f"{name} {text} has its higher end first; write {ends[1]:g}:{ends[0]:g}")
+    return low, high
+
+
+def parse_workers(text: str | None) -> tuple[int, int] | None:
+    """`4`, or elastic `2:8`, as (least, most).
+
+    Raises:
+        UserError: neither, or fewer than one worker.
+    """
+    if text is None:
+        return None
+    try:
+        ends = [int(end) for end in text.split(":")]
+    except ValueError:
+        ends = []
+    if len(ends) not in (1, 2) or ends[0] > ends[-1]:
+        raise UserError(f"--num-workers takes a number such as 4, or 2:8, not {text!r}")
+    if ends[0] < 1:
+        raise UserError(f"--num-workers {text}: at least one worker is needed")
+    return ends[0], ends[-1]
+
+
+def check_workers(asked: tuple[int, int] | None, config: Config) -> None:
+    """Refuses more workers than can share a batch; needs no Ray.
+
+    Raises:
+        UserError: there are.
+    """
+    batch, micro_batch = config.optim.batch_size, config.optim.micro_batch
+    if asked is not None and asked[1] > batch // micro_batch:
+        raise UserError(
+            f"--num-workers {asked[1]}: a batch of {batch} can be shared among "
+            f"{batch // micro_batch} workers at most, in micro-batches of {micro_batch}; "
+            "ask for fewer, raise --batch-size or lower --optim.micro-batch"
+        )
+
+
+def _at_least(name: str, value: int, minimum: int) -> None:
+    if value < minimum:
+        raise UserError(f"{name} must be at least {minimum}, not {value}")
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or sorted(known)
+    return f"there is no setting {name!r}; did you mean {' or '.join(close)}?"
+
+
+def _from_dict(cls: type, values: Any, prefix: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise UserError(
+            f"{prefix.rstrip('.') or 'a configuration'} must be a group of settings, not {values!r}"
+        )
+    hints = get_type_hints(cls)
+    for key in values:
+        if key not in hints:
+            raise UserError(_unknown(f"{prefix}{key}", [f"{prefix}{known}" for known in hints]))
+    return cls(
+        **{
+            key: _from_dict(hints[key], value, f"{prefix}{key}.")
+            if dataclasses.is_dataclass(hints[key])
+            else _coerce(f"{prefix}{key}", hints[key], value)
+            for key, value in values.items()
+        }
+    )
+
+
+def _coerce(name: str, kind: Any, value: Any) -> Any:
+    """The value as the field's type, where JSON or a search space spell it otherwise."""
+    if get_origin(kind) in (Union, types.UnionType):
+        if value is None and type(None) in get_args(kind):
+            return None
+        (kind,) = (option for option in get_args(kind) if option is not type(None))
+    if get_origin(kind) is Literal:
+        if value in get_args(kind):
+            return value
+        raise UserError(f"{name} must be one of {', '.join(get_args(kind))}, not {value!r}")
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is str and number:  # sigma as a number
+        return format(value, ".12g")
+    if kind is float and number:
+        return float(value)
+    if isinstance(value, kind) and not isinstance(value, bool):
+        return value
+    raise UserError(f"{name} must be {kind.__name__}, not {value!r}")

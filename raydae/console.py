@@ -1,0 +1,140 @@
+"""What a run shows on screen: one live line in a terminal, a line an epoch in a file."""
+
+import shutil
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from raydae.runs import Status
+from raydae.samples import Schedule
+
+
+def make_console() -> Console:
+    """For standard output; as wide as the terminal, and wide enough for a table in a file."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(
+            highlight=False, width=max(shutil.get_terminal_size((120, 24)).columns, 120)
+        )
+    return console
+
+
+class TrainingDisplay:
+    """The loss of each epoch as a line that stays, and under them one live line."""
+
+    def __init__(
+        self, console: Console, schedule: Schedule, history: Sequence[dict[str, Any]]
+    ) -> None:
+        self.console, self.epochs = console, schedule.epochs
+        self._printed = len(history)  # epochs whose line was shown when they ended
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("starting the workers", total=None)
+
+    def __enter__(self) -> "TrainingDisplay":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def show(self, status: Status) -> None:
+        """Shows a new status; the same one twice does no harm."""
+        for record in status.history[self._printed :]:
+            self.console.print(
+                f"epoch {record['epoch']:>{len(str(self.epochs))}}/{self.epochs}"
+                f"  loss {record['loss']:.6f}  val PSNR {record['val_psnr']:.2f} dB"
+                f"  SSIM {record['val_ssim']:.4f}  {record['patches_per_s']:.0f} patches/s"
+            )
+            self._printed += 1
+        words = [f"epoch {status.epoch}/{self.epochs}", f"step {status.step}/{status.steps}"]
+        if status.loss is not None:
+            words.append(f"loss {status.loss:.5f}")
+        if status.history:
+            words.append(f"PSNR {status.history[-1]['val_psnr']:.2f} dB")
+        if status.patches_per_s is not None:
+            words.append(f"{status.patches_per_s:.0f} patches/s")
+        self._progress.update(
+            self._task, description="  ".join(words), completed=status.step, total=status.steps
+        )
+
+
+class Counter:
+    """A progress bar for work on a number of things; safe to call from threads."""
+
+    def __init__(self, progress: Progress, task: Any) -> None:
+        self._progress, self._task, self._lock = progress, task, threading.Lock()
+
+    def __call__(self, done: int, total: int) -> None:
+        with self._lock:
+            self._progress.update(self._task, completed=done, total=total)
+
+
+@contextmanager
+def counting(console: Console, what: str) -> Iterator[Counter]:
+    """A progress bar that is gone at the end; nothing where the output is a file."""
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as progress:
+        yield Counter(progress, progress.add_task(what, total=None))
+
+
+def result_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """The test table: means over the images."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("set", "sigma", "images", "PSNR noisy", "PSNR", "gain", "SSIM noisy", "SSIM"):
+        table.add_column(heading, justify="left" if heading == "set" else "right", no_wrap=True)
+    for row in rows:
+        noisy, denoised = row["psnr_noisy"], row["psnr"]
+        gain = None if noisy is None or denoised is None else denoised - noisy
+        table.add_row(
+            row["set"],
+            f"{row['sigma']:g}",
+            str(row["images"]),
+            *(
+                "-" if value is None else f"{value:{form}}"
+                for value, form in (
+                    (noisy, ".2f"),
+                    (denoised, ".2f"),
+                    (gain, "+.2f"),
+                    (row["ssim_noisy"], ".4f"),
+                    (row["ssim"], ".4f"),
+                )
+            ),
+        )
+    return table
+
+
+def print_some(console: Console, what: str, lines: Sequence[str], most: int = 5) -> None:
+    """A count and the first few lines of a list; nothing where it is empty."""
+    if lines:
+        console.print(f"{what}: {len(lines)}", style="yellow")
+        for line in lines[:most]:
+            console.print(f"  {line}", soft_wrap=True, markup=False)
+        if len(lines) > most:
+            console.print(f"  and {len(lines) - most} more")
+
+
+def notice(console: Console, text: str) -> None:
+    """Something that must not be missed."""
+    console.print(Panel(text, border_style="bold yellow", title="NOTE", expand=False))

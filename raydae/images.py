@@ -1,0 +1,273 @@
+"""Where images come from, and which of them train, choose and test.
+
+BSDS500 by either of its two protocols, any folder or URI of images, or the embedded synthetic set.
+"""
+
+import dataclasses
+import hashlib
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raydae import bsds500, synthetic
+from raydae.config import DataConfig, Protocol
+from raydae.errors import UserError
+from raydae.pictures import read_rgb
+from raydae.storage import Folder
+
+SPLITS = ("train", "val", "test")
+MAX_PIXELS = 2 * 10**8  # of one image; several are decoded at a time
+SUFFIXES = frozenset(".jpg .jpeg .png .webp .tif .tiff .bmp .ppm .pgm .pnm .gif".split())
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image that has been decoded once: where it is, and what it held."""
+
+    uri: str
+    name: str
+    height: int
+    width: int
+    sha256: str
+    """Of the decoded RGB pixels and their shape, first 128 bits: a PNG copy of a JPEG is known too."""
+
+
+@dataclass(frozen=True)
+class ImageSets:
+    """The images of a run by what they are for, and what had to be left out."""
+
+    source: str
+    train: tuple[ImageFile, ...]
+    val: tuple[ImageFile, ...]
+    test: tuple[ImageFile, ...]
+    left_out: tuple[str, ...] = ()
+    """One line each on images that cannot be used."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """A nested dictionary of plain values that JSON can hold."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "ImageSets":
+        """The sets of a dictionary as `to_dict` makes it."""
+        sets = {split: tuple(ImageFile(**file) for file in values[split]) for split in SPLITS}
+        return cls(source=values["source"], left_out=tuple(values["left_out"]), **sets)
+
+
+def pixel_hash(image: NDArray[np.uint8]) -> str:
+    """SHA-256 of an image's shape and RGB pixels, the first 128 bits as hexadecimal digits.
+
+    Args:
+        image: uint8 HxWx3.
+    """
+    digest = hashlib.sha256(f"{image.shape[0]}x{image.shape[1]}:".encode())
+    digest.update(np.ascontiguousarray(image))
+    return digest.hexdigest()[:32]
+
+
+def read_image(uri: str) -> NDArray[np.uint8]:
+    """The RGB pixels of an image at a local path or a URI, uint8 HxWx3.
+
+    Raises:
+        OSError: it cannot be read, or is not an image.
+    """
+    if "://" not in uri:
+        return read_rgb(Path(uri), MAX_PIXELS)
+    parent, _, name = uri.rpartition("/")
+    return read_rgb(io.BytesIO(Folder(parent).read(name)), MAX_PIXELS)
+
+
+def find_images(
+    config: DataConfig,
+    synthetic_fallback: Callable[[str], Path] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> ImageSets:
+    """Finds the images of a configuration, decodes each once, and splits them.
+
+    Args:
+        config: what is asked for.
+        synthetic_fallback: called with the reason where no data was asked for and BSDS500 cannot be
+            had; returns the folder of the embedded set. None: that is an error.
+        progress: called with (images checked, images in all).
+
+    Raises:
+        UserError: no such folder, nothing in it, or images too small for a patch.
+    """
+    source, names = _listing(config, synthetic_fallback)
+    split_of = {uri: split for split in SPLITS for uri, _ in names[split]}
+    wanted = [(uri, name) for split in SPLITS for uri, name in names[split]]
+    files, left_out = scan(wanted, progress)
+    sets = {split: [file for file in files if split_of[file.uri] == split] for split in SPLITS}
+    sets["train"], too_small = _large_enough(sets["train"], config)
+    for split, missing in (("train", "train on"), ("val", "choose by"), ("test", "test with")):
+        if not sets[split]:
+            reason = f"; {left_out[0]}" if left_out else ""
+            raise UserError(f"{source} has no usable image to {missing}{reason}")
+    return ImageSets(
+        source=source,
+        left_out=(*left_out, *too_small),
+        **{split: tuple(sets[split]) for split in SPLITS},
+    )
+
+
+def scan(
+    images: Sequence[tuple[str, str]], progress: Callable[[int, int], None] | None = None
+) -> tuple[list[ImageFile], list[str]]:
+    """Decodes each of (uri, name) once; the readable ones, and a line on each that is not."""
+    files: list[ImageFile] = []
+    unreadable: list[str] = []
+    with ThreadPoolExecutor() as pool:  # decoding and hashing let go of the interpreter's lock
+        for done, result in enumerate(pool.map(_inspect, images), start=1):
+            if isinstance(result, ImageFile):
+                files.append(result)
+            else:
+                unreadable.append(result)
+            if progress is not None:
+                progress(done, len(images))
+    return files, unreadable
+
+
+def spread_over(images: tuple[ImageFile, ...], number: int) -> tuple[ImageFile, ...]:
+    """That many of the images, evenly spread over them; 0: all."""
+    if number == 0 or number >= len(images):
+        return images
+    return tuple(images[i * len(images) // number] for i in range(number))
+
+
+def list_images(path: str) -> list[tuple[str, str]]:
+    """(uri, name relative to the folder) of every image in a folder or URI and its sub-folders.
+
+    Raises:
+        UserError: no such folder, or no image in it.
+    """
+    folder = Folder.of(path)
+    try:
+        if folder.local is not None and not folder.local.is_dir():
+            raise UserError(f"{path} is not a folder; give a folder or URI of images")
+        names = [
+            name
+            for name in folder.files(recursive=True)
+            if Path(name).suffix.lower() in SUFFIXES
+            and not any(part.startswith(".") for part in Path(name).parts)
+        ]
+    except OSError as error:
+        raise UserError(f"{path} cannot be listed: {error}") from None
+    if not names:
+        raise UserError(f"{path} has no images ({' '.join(sorted(SUFFIXES))})")
+    return [(f"{folder.uri}/{name}", name) for name in names]
+
+
+def cbsd68(root: Path) -> list[tuple[str, str]]:
+    """(uri, name) of the literature's 68 test images, in a folder that `bsds500.find` found."""
+    return [(uri, name) for uri, name in _bsds500(root)["val"] if Path(name).stem in bsds500.CBSD68]
+
+
+def bsds500_splits(root: Path, protocol: Protocol) -> dict[str, list[tuple[str, str]]]:
+    """(uri, name) of BSDS500's images by what a protocol uses them for.
+
+    `bsds500`: the data set's own splits. `cbsd68`, the literature's: train on train and test (the
+    400 images every paper uses), choose on the 32 of val outside CBSD68, test on CBSD68.
+    """
+    own = _bsds500(root)
+    if protocol == "bsds500":
+        return own
+    test = cbsd68(root)
+    return {
+        "train": own["train"] + own["test"],
+        "val": [image for image in own["val"] if image not in test],
+        "test": test,
+    }
+
+
+def _listing(
+    config: DataConfig, synthetic_fallback: Callable[[str], Path] | None
+) -> tuple[str, dict[str, list[tuple[str, str]]]]:
+    """What the images are, and (uri, name) of each by split."""
+    root: Path | None = None
+    if config.path is None:
+        try:
+            root = bsds500.locate() or bsds500.download()
+        except bsds500.DownloadError as error:
+            if synthetic_fallback is None or config.protocol != "bsds500":
+                raise UserError(
+                    f"BSDS500 is not here and cannot be downloaded ({error}); give --data PATH"
+                ) from None
+            folder = synthetic_fallback(str(error))
+            return "synthetic (dead leaves)", _by_folder(list_images(str(folder)))
+    elif "://" not in config.path:
+        root = bsds500.find(Path(config.path).expanduser().absolute())
+    if root is not None:
+        return f"BSDS500, protocol {config.protocol}", bsds500_splits(root, config.protocol)
+    assert config.path is not None
+    if config.protocol != "bsds500":
+        raise UserError(
+            f"--protocol {config.protocol} needs BSDS500, and {config.path} is not; "
+            "leave --protocol out, or give the path to BSDS500"
+        )
+    images = list_images(config.path)
+    folders = {name.split("/")[0] for _, name in images if "/" in name}
+    return config.path, _by_folder(images) if set(SPLITS) <= folders else _by_hash(images)
+
+
+def _bsds500(root: Path) -> dict[str, list[tuple[str, str]]]:
+    return _by_folder([(str(root / name), name) for name in bsds500.manifest()])
+
+
+def _by_folder(images: Iterable[tuple[str, str]]) -> dict[str, list[tuple[str, str]]]:
+    images = list(images)
+    return {
+        split: [(uri, name) for uri, name in images if name.split("/")[0] == split]
+        for split in SPLITS
+    }
+
+
+def _by_hash(images: list[tuple[str, str]]) -> dict[str, list[tuple[str, str]]]:
+    """About 80 % train, 10 % val, 10 % test by the names alone: adding images moves no other.
+
+    Only a set so small that val or test would be empty gives them the first in order of hash.
+    """
+    ranked = sorted(images, key=lambda image: _fraction(image[1]))
+    val = [image for image in ranked if _fraction(image[1]) < 0.1] or ranked[:1]
+    rest = [image for image in ranked if image not in val]
+    test = [image for image in rest if _fraction(image[1]) < 0.2] or rest[:1]
+    train = [image for image in rest if image not in test]
+    return {"train": sorted(train), "val": sorted(val), "test": sorted(test)}
+
+
+def _fraction(name: str) -> float:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") / 2**32
+
+
+def _inspect(image: tuple[str, str]) -> ImageFile | str:
+    uri, name = image
+    try:
+        pixels = read_image(uri)
+    except OSError as error:
+        return str(error)
+    return ImageFile(uri, name, pixels.shape[0], pixels.shape[1], pixel_hash(pixels))
+
+
+def _large_enough(files: list[ImageFile], config: DataConfig) -> tuple[list[ImageFile], list[str]]:
+    """The training images a patch fits into, and a line on each of the others."""
+    size = config.patch_size
+    small = [file for file in files if min(file.height, file.width) < size]
+    if small and config.small_images == "error":
+        raise UserError(
+            f"{small[0].name} is {small[0].width}x{small[0].height}, smaller than a patch of "
+            f"{size}x{size}, as are {len(small) - 1} more; lower --data.patch-size, or leave such "
+            "images out with --data.small-images skip"
+        )
+    return [file for file in files if file not in small], [
+        f"{file.name}: {file.width}x{file.height}, smaller than a patch" for file in small
+    ]
+
+
+def synthetic_set(progress: Callable[[int, int], None] | None = None) -> Path:
+    """The folder of the embedded synthetic set, drawn at the first call and kept in the user's cache."""
+    return synthetic.ensure(bsds500.cache_folder() / "synthetic", progress)

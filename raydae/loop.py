@@ -1,0 +1,366 @@
+"""The training loop. It knows nothing of Ray: whoever starts it hands it its rank and its samples.
+
+    train(config, sets, folder, Context(), lambda start: shares(samples, schedule, start))
+
+is a whole run in a plain process; `raydae.trainer` calls the same function in each worker of Ray
+Train. Workers agree on what happens next (stop, write a checkpoint, give up) in one small
+all-reduce every half second or so, which also carries the losses: between two of these nothing
+makes them wait for each other but the gradients.
+"""
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
+
+from raydae.config import Config
+from raydae.errors import UserError
+from raydae.images import ImageSets, read_image, spread_over
+from raydae.metrics import psnr, ssim, to_uint8
+from raydae.models import build
+from raydae.noise import evaluation_noise
+from raydae.restore import Denoiser, autocast
+from raydae.runs import Checkpoints, Outcome, Progress, Status
+from raydae.samples import Schedule
+from raydae.storage import Folder, first_line
+from raydae.weights import (
+    ModelInfo,
+    Weights,
+    pack,
+    pack_model,
+    pack_optimizer,
+    unpack,
+    unpack_optimizer,
+)
+
+Batch = Mapping[str, NDArray[Any]]
+AGREE_SECONDS = 0.5  # between two agreements of the workers; a stop waits no longer than that
+MOST_STEPS = 64  # likewise
+
+
+@dataclass(frozen=True)
+class Context:
+    """A worker's place among the others. The defaults are those of a plain process."""
+
+    rank: int = 0
+    workers: int = 1
+    device: torch.device = dataclasses.field(default_factory=lambda: torch.device("cpu"))
+    threads: int | None = None
+    """CPU threads for torch; none: as torch has them."""
+    tell: Callable[[Status], bool] = lambda status: False  # noqa: ARG005
+    """Called on rank 0 at every agreement; True asks the run to stop."""
+    begin: Callable[[int], Outcome | None] = lambda step: None  # noqa: ARG005
+    """Called on rank 0 with the step that the run starts from; an outcome ends it there."""
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum over all workers, in place; float64, any shape."""
+        if self.workers > 1:
+            dist.all_reduce(values)
+        return values
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every worker's value, in order of rank."""
+        if self.workers == 1:
+            return [value]
+        values: list[Any] = [None] * self.workers
+        dist.all_gather_object(values, value)
+        return values
+
+
+def resolve_precision(asked: str, device: torch.device) -> str:
+    """`bf16` where that is asked for, or left open and native to the device; else `fp32`."""
+    if asked != "auto":
+        return asked
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = torch.cpu.get_capabilities()
+        native = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return "bf16" if native else "fp32"
+
+
+def train(
+    config: Config,
+    sets: ImageSets,
+    folder: Folder,
+    context: Context,
+    batches: Callable[[int], Iterator[Batch]],
+    checkpoint_minutes: float = 10.0,
+) -> Outcome:
+    """Trains, or goes on training, until the last epoch is done; one call in each worker.
+
+    Args:
+        config: what to train.
+        sets: the images.
+        folder: the run's folder. `checkpoints/`, `history.jsonl`, and at the end `model.safetensors`
+            and `last.safetensors` are written there, by rank 0.
+        context: this worker's place.
+        batches: gives this worker's share of every step from a given one on, as `samples.shares`.
+        checkpoint_minutes: the longest time between two checkpoints.
+
+    Raises:
+        RuntimeError: the stream brought other samples than the step's.
+    """
+    if context.threads is not None:
+        torch.set_num_threads(context.threads)
+    try:
+        run = _Run(config, sets, folder, context)
+    except UserError as error:
+        return Outcome("failed", str(error))
+    return run.train(batches, checkpoint_minutes * 60)
+
+
+class _Run:
+    """A worker's part of a run: the network, its optimizer, and how far they are."""
+
+    def __init__(self, config: Config, sets: ImageSets, folder: Folder, context: Context) -> None:
+        self.config, self.sets, self.folder, self.context = config, sets, folder, context
+        self.schedule = Schedule.of(config, len(sets.train))
+        self.checkpoints = Checkpoints(folder)
+        self.progress, files = self.checkpoints.latest() or (Progress(), {})
+        best = files.get("best.safetensors")
+        self.best: Weights | None = None if best is None else unpack(best)
+        self.step = self.progress.step  # steps done, those not yet agreed on included
+        self.losses: list[Tensor] = []  # of these; each this worker's part
+        self.unreadable = set(self.progress.unreadable)
+        self.epoch_started, self.waited_s, self.epoch_first_step = time.monotonic(), 0.0, self.step
+
+        # A run that was begun in bf16 goes on in bf16, whatever this machine would choose.
+        self.precision = self.progress.config.get("precision") or self._agree_on_precision()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            network = build(config.model)
+        self.network = network.to(device=context.device, memory_format=torch.channels_last)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.optim.lr, fused=True)
+        if files:
+            try:
+                self.network.load_state_dict(unpack(files["model.safetensors"]))
+                self.optimizer.load_state_dict(unpack_optimizer(files["optimizer.pt"]))
+            except (RuntimeError, ValueError, LookupError) as error:
+                raise UserError(
+                    f"{self.checkpoints.folder} holds checkpoints of another network "
+                    f"({first_line(error)}); choose another --name, or begin anew with --restart"
+                ) from None
+        self.forward: nn.Module = self.network
+        if context.workers > 1:
+            self.forward = DistributedDataParallel(self.network, gradient_as_bucket_view=True)
+
+    def train(self, batches: Callable[[int], Iterator[Batch]], checkpoint_s: float) -> Outcome:
+        """Steps until the run is done, is stopped, or cannot go on."""
+        progress, schedule = self.progress, self.schedule
+        verdict = self.context.begin(self.step) if self.context.rank == 0 else None
+        if (ended := self.context.gather(verdict)[0]) is not None:
+            return ended
+        stream = batches(self.step)
+        agree_at = self.step + 1  # soon: the first step shows how long the others will take
+        agreed = saved = time.monotonic()
+        while self.step < schedule.steps:
+            waiting = time.monotonic()
+            batch = next(stream)
+            self.waited_s += time.monotonic() - waiting
+            self._train_step(batch)
+            epoch_ends = self.step == schedule.end_of_epoch(schedule.epoch_of(self.step - 1))
+            if self.step < agree_at and not epoch_ends:
+                continue
+
+            now = time.monotonic()
+            gap = min(max(int(AGREE_SECONDS * len(self.losses) / (now - agreed)), 1), MOST_STEPS)
+            stop, save, gap, losses = self._agree(now - saved > checkpoint_s, gap)
+            for step, loss in enumerate(losses, start=progress.step + 1):
+                if not math.isfinite(loss):
+                    return Outcome("diverged", self._diverged(step, loss))
+                progress.loss_sum += loss
+            progress.loss_steps += len(losses)
+            progress.step, progress.next_index = self.step, self.step * schedule.batch_size
+            if epoch_ends:
+                self._end_epoch()
+            if epoch_ends or save or stop:
+                if self.context.workers > 1:
+                    self.unreadable = set().union(*self.context.gather(self.unreadable))
+                if (problem := self._on_rank_0(self._save)) is not None:
+                    return Outcome("failed", problem)
+                saved = time.monotonic()
+            if epoch_ends:
+                self.epoch_started, self.waited_s = time.monotonic(), 0.0
+                self.epoch_first_step = self.step
+            if stop and self.step < schedule.steps:
+                return Outcome("stopped")
+            agreed, agree_at = time.monotonic(), self.step + gap
+        problem = self._on_rank_0(self._write_models)
+        if self.context.rank == 0:
+            self.context.tell(self._status())
+        return Outcome("finished") if problem is None else Outcome("failed", problem)
+
+    def _train_step(self, batch: Batch) -> None:
+        """One optimizer step on this worker's share of the next step."""
+        share = self.schedule.share(self.step, self.context.rank, self.context.workers)
+        rows = len(share)
+        if not np.array_equal(batch["index"][:rows], share) or (batch["index"][rows:] >= 0).any():
+            raise RuntimeError(f"the stream brought sample {batch['index'][0]}, not {share[0]}")
+        replaced = batch["unreadable"][:rows]
+        self.unreadable.update(self.sets.train[number].name for number in replaced[replaced >= 0])
+        clean = self._to_device(batch["clean"][:rows]).float() / 255
+        noisy = self._to_device(batch["noisy"][:rows]).float()
+
+        self.optimizer.zero_grad(set_to_none=True)
+        with autocast(self.context.device, self.precision):
+            denoised = self.forward(noisy)
+        # Each share weighs by its rows, and DDP's mean over the workers becomes a sum.
+        loss = functional.mse_loss(denoised.float(), clean) * (rows / self.schedule.batch_size)
+        (loss * self.context.workers).backward()
+        self.optimizer.step()
+        self.losses.append(loss.detach())
+        self.step += 1
+
+    def _to_device(self, patches: NDArray[Any]) -> Tensor:
+        """(n, h, w, 3) in memory as torch's (n, 3, h, w) in channels_last, which are the same bytes."""
+        tensor = torch.from_numpy(patches.copy())  # blocks are shared memory, not to be written to
+        if self.context.device.type == "cuda":
+            tensor = tensor.pin_memory().to(self.context.device, non_blocking=True)
+        return tensor.permute(0, 3, 1, 2)
+
+    def _agree(self, overdue: bool, gap: int) -> tuple[bool, bool, int, list[float]]:
+        """What all workers do next, by rank 0's word, and the losses since the last agreement.
+
+        Returns:
+            Whether to stop, whether to save a checkpoint, steps until the next agreement, losses.
+        """
+        word = [0.0, 0.0, 0.0]
+        if self.context.rank == 0:
+            word = [float(self.context.tell(self._status())), float(overdue), float(gap)]
+        losses = torch.stack(self.losses).double()
+        values = torch.cat([torch.tensor(word, dtype=torch.float64, device=losses.device), losses])
+        stop, save, gap_agreed, *agreed_losses = self.context.total(values).tolist()
+        self.losses = []
+        return bool(stop), bool(save), int(gap_agreed), agreed_losses
+
+    def _on_rank_0(self, write: Callable[[], None]) -> str | None:
+        """Writes on rank 0; what went wrong with the storage, on every rank."""
+        problem = None
+        if self.context.rank == 0:
+            try:
+                write()
+            except OSError as error:
+                problem = (
+                    f"{self.folder} cannot be written ({first_line(error)}); what was saved before "
+                    "is whole: make room or give access, and run the same command again"
+                )
+        return self.context.gather(problem)[0]
+
+    def _end_epoch(self) -> None:
+        """Validates, and adds the epoch's record to the history."""
+        progress = self.progress
+        seconds = time.monotonic() - self.epoch_started
+        patches = (self.step - self.epoch_first_step) * self.schedule.batch_size
+        val_psnr, val_ssim = self._validate()
+        progress.history.append(
+            {
+                "epoch": len(progress.history) + 1,
+                "step": self.step,
+                "loss": progress.loss_sum / progress.loss_steps,
+                "val_psnr": val_psnr,
+                "val_ssim": val_ssim,
+                "patches_per_s": round(patches / seconds, 1),
+                "lr": self.config.optim.lr,
+                "workers": self.context.workers,
+                "seconds": round(seconds, 3),
+                "waited_for_data_s": round(self.waited_s, 3),
+                "time": round(time.time(), 3),
+            }
+        )
+        progress.loss_sum, progress.loss_steps = 0.0, 0
+        if progress.best_psnr is None or val_psnr > progress.best_psnr:
+            progress.best_psnr, progress.best_epoch = val_psnr, progress.history[-1]["epoch"]
+            self.best = {
+                name: value.cpu().clone() for name, value in self.network.state_dict().items()
+            }
+
+    def _validate(self) -> tuple[float, float]:
+        """Mean PSNR (dB) and SSIM over the validation images, shared out among the workers."""
+        denoise = Denoiser(self.network, self.context.device, self.precision)
+        sums = torch.zeros(3, dtype=torch.float64, device=self.context.device)
+        images = spread_over(self.sets.val, self.config.validation.images)
+        for file in images[self.context.rank :: self.context.workers]:
+            clean = read_image(file.uri)
+            for sigma in self.config.evaluation_sigmas:
+                denoised = to_uint8(denoise(evaluation_noise(clean, sigma)))
+                sums += torch.tensor([psnr(clean, denoised), ssim(clean, denoised), 1.0])
+        total_psnr, total_ssim, count = self.context.total(sums).tolist()
+        return total_psnr / count, total_ssim / count
+
+    def _save(self) -> None:
+        """Writes a checkpoint, and the history beside it."""
+        self.progress.config = self._resolved()
+        self.progress.workers = self.context.workers
+        self.progress.unreadable = sorted(self.unreadable)
+        files = {
+            "model.safetensors": pack(self.network.state_dict()),
+            "optimizer.pt": pack_optimizer(self.optimizer.state_dict()),
+        }
+        if self.best is not None:
+            files["best.safetensors"] = pack(self.best)
+        self.checkpoints.save(self.progress, files)
+        lines = [json.dumps(record) + "\n" for record in self.progress.history]
+        self.folder.write("history.jsonl", "".join(lines).encode())
+
+    def _write_models(self) -> None:
+        assert self.best is not None  # an epoch was done
+        last = len(self.progress.history)
+        for name, weights, epoch in (
+            ("last.safetensors", self.network.state_dict(), last),
+            ("model.safetensors", self.best, self.progress.best_epoch),
+        ):
+            info = ModelInfo(
+                model=self.config.model,
+                config=self._resolved(),
+                source=self.sets.source,
+                train_hashes=tuple(file.sha256 for file in self.sets.train),
+                val_hashes=tuple(file.sha256 for file in self.sets.val),
+                epoch=epoch,
+                val_psnr=self.progress.history[epoch - 1]["val_psnr"],
+            )
+            self.folder.write(name, pack_model(weights, info))
+
+    def _resolved(self) -> dict[str, Any]:
+        """The configuration with what was left open resolved as it was here."""
+        choices = {"precision": self.precision, "threads": torch.get_num_threads()}
+        return self.config.override(choices).to_dict()
+
+    def _agree_on_precision(self) -> str:
+        """All workers use bf16, or none does."""
+        ours = resolve_precision(self.config.precision, self.context.device)
+        return "bf16" if set(self.context.gather(ours)) == {"bf16"} else "fp32"
+
+    def _diverged(self, step: int, loss: float) -> str:
+        epoch = self.schedule.epoch_of(step - 1) + 1
+        kept = f"; the weights after epoch {len(self.progress.history)} are kept in checkpoints/"
+        return (
+            f"the loss became {loss} at step {step} (epoch {epoch}) with learning rate "
+            f"{self.config.optim.lr:g}; lower --lr and train again with --restart"
+            f"{kept if self.progress.history else ''}"
+        )
+
+    def _status(self) -> Status:
+        progress, seconds = self.progress, time.monotonic() - self.epoch_started
+        steps = self.step - self.epoch_first_step
+        return Status(
+            epoch=min(self.schedule.epoch_of(self.step) + 1, self.schedule.epochs),
+            step=self.step,
+            steps=self.schedule.steps,
+            loss=progress.loss_sum / progress.loss_steps if progress.loss_steps else None,
+            patches_per_s=steps * self.schedule.batch_size / seconds if steps else None,
+            history=progress.history,
+            precision=self.precision,
+            threads=torch.get_num_threads(),
+        )

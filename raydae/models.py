@@ -1,0 +1,56 @@
+"""The networks, each whole and readable. Input and output: (n, 3, h, w), RGB on [0, 1]."""
+
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from raydae.config import ModelConfig
+
+
+class Network(Protocol):
+    """What raydae asks of a network beside being a module."""
+
+    multiple: int
+    """Height and width of the input must be divisible by this."""
+    margin: int
+    """Pixels beyond which an input pixel cannot change an output pixel: half the receptive field."""
+
+
+class DenoisingAutoencoder(nn.Module):
+    """A plain convolutional denoising autoencoder (after Vincent et al. 2008), 3.10 M parameters.
+
+    Four times convolution and max pooling down to h/16 x w/16 x 512, four transposed convolutions
+    back up. Made to be simple, not strong: what max pooling forgets of position does not come back.
+    """
+
+    multiple = 16
+    # Encoder: each 3x3 convolution sees 1 pixel further and each pooling 1, at scales 1, 2, 4, 8;
+    # decoder: a transposed 3x3 convolution sees 1 further at scales 16, 8, 4, 2. In all 2 * 15 + 30,
+    # and up to 15 for the pooling grid.
+    margin = 80
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = [3, 64, 128, 256, 512]
+        layers: list[nn.Module] = []
+        for n_in, n_out in zip(widths, widths[1:], strict=False):
+            layers += [
+                nn.Conv2d(n_in, n_out, 3, padding=1),
+                nn.BatchNorm2d(n_out),
+                nn.LeakyReLU(),
+                nn.MaxPool2d(2),
+            ]
+        for n_in, n_out in zip(widths[:0:-1], widths[-2::-1], strict=True):
+            layers.append(nn.ConvTranspose2d(n_in, n_out, 3, stride=2, padding=1, output_padding=1))
+            layers += [nn.Sigmoid()] if n_out == 3 else [nn.BatchNorm2d(n_out), nn.LeakyReLU()]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, noisy: Tensor) -> Tensor:
+        """(n, 3, h, w) to the same shape, within [0, 1]; h and w divisible by 16."""
+        denoised: Tensor = self.layers(noisy)
+        return denoised
+
+
+def build(config: ModelConfig) -> DenoisingAutoencoder:
+    """A new network with random weights, drawn from torch's global generator: seed it before."""
+    return {"dae": DenoisingAutoencoder}[config.name]()

@@ -1,0 +1,234 @@
+"""The stream of training samples: sample `i` is a pure function of (seed, i) and the image list.
+
+Samples are numbered 0, 1, 2 … over the whole run, and any range of them can be computed anywhere:
+
+    visit         an image is opened and `crops_per_visit` samples are cut from it
+    pass          every image is visited patches_per_image / crops_per_visit times, in an order that
+                  is one permutation drawn from (seed, ORDER, pass)
+    micro-block   `micro_batch` consecutive samples, never parted
+    step          the samples [step * batch_size, (step + 1) * batch_size): batch_size / micro_batch
+                  micro-blocks, shared out among the workers
+    sample i      its image by its visit; place, flip, turn, sigma and noise from (seed, SAMPLE, i)
+
+So a run resumes exactly in the middle of an epoch, and one worker and sixty-four train on the same
+batches. Neither torch nor Ray is imported here: the processes that make samples start light.
+"""
+
+import functools
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raydae.config import Config
+from raydae.errors import UserError
+from raydae.images import ImageFile, read_image
+from raydae.noise import add_noise
+
+ORDER, SAMPLE = 0, 1  # what a generator is for: never share a stream between the two
+CACHE_BYTES = 512 * 2**20  # decoded images that a process keeps: BSDS500's training set has 93 MB
+PADDING = -1  # the index of a row that only fills up a share
+
+
+class UnreadableError(OSError):
+    """Not one image of the training set could be read."""
+
+
+def generator(seed: int, purpose: int, number: int) -> np.random.Generator:
+    """The random generator that belongs to (seed, purpose, number); SFC64 is numpy's fastest."""
+    entropy = np.random.SeedSequence(seed, spawn_key=(purpose, number))
+    return np.random.Generator(np.random.SFC64(entropy))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Which samples make which step, epoch and worker's share: arithmetic, no state.
+
+    An epoch ends with the step that consumes the last sample of a pass, so where batch_size does
+    not divide the pass, epochs differ by a step and nothing drifts.
+    """
+
+    pass_samples: int
+    batch_size: int
+    micro_batch: int
+    epochs: int
+
+    def __post_init__(self) -> None:
+        if self.batch_size > self.pass_samples:
+            raise UserError(
+                f"a batch of {self.batch_size} is more than the {self.pass_samples} patches of an "
+                "epoch; lower --batch-size or raise --data.patches-per-image"
+            )
+
+    @classmethod
+    def of(cls, config: Config, images: int) -> "Schedule":
+        """The schedule of a configuration on that many training images."""
+        return cls(
+            pass_samples=images * config.data.patches_per_image,
+            batch_size=config.optim.batch_size,
+            micro_batch=config.optim.micro_batch,
+            epochs=config.optim.epochs,
+        )
+
+    @property
+    def steps(self) -> int:
+        """Steps in the whole run."""
+        return self.end_of_epoch(self.epochs - 1)
+
+    @property
+    def micro_blocks(self) -> int:
+        """Micro-blocks in a step: the most workers that can share one."""
+        return self.batch_size // self.micro_batch
+
+    def end_of_epoch(self, epoch: int) -> int:
+        """The number of steps done when that epoch (0, 1 …) ends."""
+        return -(-(epoch + 1) * self.pass_samples // self.batch_size)
+
+    def epoch_of(self, step: int) -> int:
+        """The epoch (0, 1 …) that a step (0, 1 …) belongs to."""
+        return step * self.batch_size // self.pass_samples
+
+    def share_rows(self, workers: int) -> int:
+        """Rows in every worker's share of a step, padding included: the largest share."""
+        return -(-self.micro_blocks // workers) * self.micro_batch
+
+    def share(self, step: int, rank: int, workers: int) -> range:
+        """The sample indices that a worker computes in a step; they differ by a micro-block at most."""
+        first = rank * self.micro_blocks // workers * self.micro_batch
+        last = (rank + 1) * self.micro_blocks // workers * self.micro_batch
+        return range(step * self.batch_size + first, step * self.batch_size + last)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Computes samples. Small and picklable: the images stay where they are until they are needed."""
+
+    images: tuple[ImageFile, ...]
+    seed: int
+    sigma: tuple[float, float]
+    patch_size: int
+    patches_per_image: int
+    crops_per_visit: int
+
+    @classmethod
+    def of(cls, config: Config, images: tuple[ImageFile, ...]) -> "Samples":
+        """The samples of a configuration on these training images."""
+        return cls(
+            images=images,
+            seed=config.seed,
+            sigma=config.noise.range,
+            patch_size=config.data.patch_size,
+            patches_per_image=config.data.patches_per_image,
+            crops_per_visit=config.data.crops_per_visit,
+        )
+
+    def block(self, shares: Sequence[range], rows: int) -> dict[str, NDArray[Any]]:
+        """The samples of some shares, one after the other, each filled up with padding.
+
+        Args:
+            shares: ranges of consecutive sample numbers.
+            rows: rows for each share, at least the longest share's.
+
+        Returns:
+            Arrays of n = rows * len(shares) rows:
+            index: int64 (n,), `PADDING` where a row is only padding.
+            clean: uint8 (n, patch, patch, 3), RGB.
+            noisy: float16, the same shape, on the [0, 1] scale but not clipped to it.
+            unreadable: int32 (n,), the number of an image that could not be read and was
+                replaced, or -1.
+
+        Raises:
+            UnreadableError: no image can be read at all.
+        """
+        n = rows * len(shares)
+        shape = (n, self.patch_size, self.patch_size, 3)
+        indices, unreadable = np.full(n, PADDING, np.int64), np.full(n, -1, np.int32)
+        clean, noisy = np.zeros(shape, np.uint8), np.zeros(shape, np.float16)
+        for number, share in enumerate(shares):
+            for row, index in enumerate(share, start=number * rows):
+                if index == share[0] or index % self.crops_per_visit == 0:
+                    image, replaced = self._visit(index // self.crops_per_visit)
+                indices[row], unreadable[row] = index, replaced
+                clean[row], noisy[row] = self._sample(image, index)
+        return {"index": indices, "clean": clean, "noisy": noisy, "unreadable": unreadable}
+
+    def _sample(self, image: NDArray[np.uint8], index: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        rng, size = generator(self.seed, SAMPLE, index), self.patch_size
+        y = rng.integers(image.shape[0] - size + 1)
+        x = rng.integers(image.shape[1] - size + 1)
+        flip, turn = rng.integers(2), int(rng.integers(4))
+        low, high = self.sigma
+        sigma = low + (high - low) * rng.random()
+        clean = image[y : y + size, x : x + size]
+        clean = np.ascontiguousarray(np.rot90(clean[:, ::-1] if flip else clean, turn))
+        return clean, add_noise(rng, clean, sigma)
+
+    def _visit(self, visit: int) -> tuple[NDArray[np.uint8], int]:
+        """The image of a visit, and the number of one that it stands in for, or -1.
+
+        An image that cannot be read is replaced by that of the next visit that can, a function of
+        the visit alone, so that no other sample changes.
+        """
+        visits = len(self.images) * (self.patches_per_image // self.crops_per_visit)
+        order = _order(self.seed, visit // visits, visits)
+        unreadable = -1
+        for offset in range(visits):
+            number = int(order[(visit + offset) % visits]) % len(self.images)
+            image = self._read(number)
+            if image is not None:
+                return image, unreadable
+            unreadable = number
+        raise UnreadableError(f"none of the {len(self.images)} training images can be read")
+
+    def _read(self, number: int) -> NDArray[np.uint8] | None:
+        """The decoded image, or none where it is unreadable or no longer what it was at the start."""
+        file = self.images[number]
+        image = _cache.get(file.uri)
+        if image is None:
+            try:
+                image = read_image(file.uri)
+            except OSError:
+                return None
+            _cache.put(file.uri, image)
+        return image if image.shape == (file.height, file.width, 3) else None
+
+
+def shares(
+    samples: Samples, schedule: Schedule, start: int, rank: int = 0, workers: int = 1
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """A worker's share of every step from `start` on, made in this process: the stream without Ray."""
+    rows = schedule.share_rows(workers)
+    for step in range(start, schedule.steps):
+        yield samples.block([schedule.share(step, rank, workers)], rows)
+
+
+@functools.lru_cache(maxsize=2)  # a task works at the end of one pass and the start of the next
+def _order(seed: int, number: int, visits: int) -> NDArray[np.int64]:
+    return generator(seed, ORDER, number).permutation(visits)
+
+
+class _ImageCache:
+    """Decoded images by URI, the least recently used thrown out beyond a number of bytes."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self._bytes = 0
+        self._images: OrderedDict[str, NDArray[np.uint8]] = OrderedDict()
+
+    def get(self, uri: str) -> NDArray[np.uint8] | None:
+        if uri in self._images:
+            self._images.move_to_end(uri)
+        return self._images.get(uri)
+
+    def put(self, uri: str, image: NDArray[np.uint8]) -> None:
+        self._images[uri] = image
+        self._bytes += image.nbytes
+        while self._bytes > self.max_bytes and len(self._images) > 1:
+            self._bytes -= self._images.popitem(last=False)[1].nbytes
+
+
+# One a process: Ray hands every task a new copy of `Samples`, and the images should outlive it.
+_cache = _ImageCache(CACHE_BYTES)

@@ -1,0 +1,64 @@
+"""The same work on many items, spread over Ray's workers."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Generic, TypeVar
+
+import ray
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@ray.remote(max_restarts=3, max_task_retries=3)
+class _Hand(Generic[T, R]):
+    """A process that prepares itself once and then works on one item after another."""
+
+    def __init__(self, prepare: Callable[[], Callable[[T], R]]) -> None:
+        self.work = prepare()
+
+    def do(self, item: T) -> R:
+        return self.work(item)
+
+
+def spread(
+    prepare: Callable[[], Callable[[T], R]], items: Sequence[T]
+) -> Iterator[tuple[int, R | ray.exceptions.RayError]]:
+    """Works on every item, one process a GPU where there are any, else one a core; Ray must run.
+
+    Args:
+        prepare: called once in each process; returns what is done with an item.
+        items: what to work on.
+
+    Yields:
+        (number of the item, result) as they are done; the error in place of the result where
+        working on the item raised, or killed its process four times.
+    """
+    have = ray.cluster_resources()
+    gpus = int(have.get("GPU", 0))
+    cores = sum(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+    needs = {"num_gpus": 1, "num_cpus": 1} if gpus else {"num_cpus": 1}
+    number = min(gpus or cores, len(items))
+    hands = [_Hand.options(**needs).remote(prepare) for _ in range(number)]
+    waiting = iter(enumerate(items))
+    busy: dict[Any, tuple[int, Any]] = {}
+
+    def give(hand: Any) -> None:
+        with contextlib.suppress(StopIteration):
+            position, item = next(waiting)
+            busy[hand.do.remote(item)] = position, hand
+
+    try:
+        for hand in hands:
+            give(hand)
+        while busy:
+            (done, *_), _ = ray.wait(list(busy))
+            position, hand = busy.pop(done)
+            give(hand)
+            try:
+                yield position, ray.get(done)
+            except ray.exceptions.RayError as error:
+                yield position, error
+    finally:
+        for hand in hands:
+            ray.kill(hand)

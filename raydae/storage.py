@@ -1,0 +1,135 @@
+"""A folder on this machine or behind a URI (s3://, gs://), where every write is whole or absent."""
+
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import pyarrow as pa
+from pyarrow import fs
+
+from raydae.errors import UserError
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder on any file system that pyarrow knows. Picklable; missing folders are made on writing.
+
+    A reader never sees half a file: a local file is written under another name, flushed to the
+    disk and renamed; an object store shows an object only once it is complete.
+    """
+
+    uri: str
+
+    @classmethod
+    def of(cls, path: str | Path) -> "Folder":
+        """The folder at a local path, made absolute, or at a URI.
+
+        Raises:
+            UserError: a URI that pyarrow does not understand.
+        """
+        if "://" not in str(path):
+            return cls(str(Path(path).expanduser().absolute()))
+        folder = cls(str(path).rstrip("/"))
+        try:
+            folder._split()
+        except (pa.ArrowInvalid, OSError) as error:
+            raise UserError(f"{path} is not a URI raydae can use: {first_line(error)}") from None
+        return folder
+
+    def __truediv__(self, name: str) -> "Folder":
+        return Folder(f"{self.uri}/{name}")
+
+    def __str__(self) -> str:
+        return self.uri
+
+    @property
+    def local(self) -> Path | None:
+        """The folder's path, where it is a local one."""
+        return None if "://" in self.uri else Path(self.uri)
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return PurePosixPath(self.uri).name
+
+    def _split(self) -> tuple[fs.FileSystem, str]:
+        if self.local is not None:
+            return fs.LocalFileSystem(), self.uri
+        filesystem, path = fs.FileSystem.from_uri(self.uri)
+        return filesystem, path
+
+    def write(self, name: str, data: bytes) -> None:
+        """Writes a file, whole or not at all.
+
+        Raises:
+            OSError: it cannot be written; what was there before still is.
+        """
+        if self.local is None:
+            filesystem, path = self._split()
+            with filesystem.open_output_stream(f"{path}/{name}") as stream:
+                stream.write(data)
+            return
+        target = self.local / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def read(self, name: str) -> bytes:
+        """The content of a file.
+
+        Raises:
+            OSError: it cannot be read; FileNotFoundError where there is none.
+        """
+        filesystem, path = self._split()
+        with filesystem.open_input_stream(f"{path}/{name}", compression=None) as stream:
+            data: bytes = stream.read()
+        return data
+
+    def files(self, recursive: bool = False) -> list[str]:
+        """Names of the files in it, relative and sorted; empty where there is no such folder.
+
+        Raises:
+            OSError: it cannot be listed.
+        """
+        return self._list(fs.FileType.File, recursive)
+
+    def folders(self) -> list[str]:
+        """Names of the folders in it, sorted; empty where there is no such folder.
+
+        Raises:
+            OSError: it cannot be listed.
+        """
+        return self._list(fs.FileType.Directory, recursive=False)
+
+    def _list(self, kind: fs.FileType, recursive: bool) -> list[str]:
+        filesystem, path = self._split()
+        selector = fs.FileSelector(path, allow_not_found=True, recursive=recursive)
+        entries = filesystem.get_file_info(selector)
+        base = path.rstrip("/") + "/"
+        return sorted(entry.path.removeprefix(base) for entry in entries if entry.type == kind)
+
+    def delete(self, name: str) -> None:
+        """Deletes a folder in it with all it holds, or a file; nothing where there is none.
+
+        Raises:
+            OSError: it cannot be deleted.
+        """
+        filesystem, path = self._split()
+        kind = filesystem.get_file_info(f"{path}/{name}").type
+        if kind == fs.FileType.Directory:
+            filesystem.delete_dir(f"{path}/{name}")
+        elif kind == fs.FileType.File:
+            filesystem.delete_file(f"{path}/{name}")
+
+
+def first_line(error: BaseException) -> str:
+    """An error as one line for the user."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

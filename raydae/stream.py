@@ -1,0 +1,90 @@
+"""The samples as a Ray Data stream, the same steps for every number of workers.
+
+One execution serves the whole run: epochs are data. A block holds one worker's shares of several
+consecutive steps, all blocks of a group have the same rows, and they come in order; so Ray Train's
+split, which gives each next block to the worker that has had the fewest rows, deals them out in
+turn, and every worker finds its shares of every step.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+import ray.data
+import ray.train
+from numpy.typing import NDArray
+from ray.data import ExecutionOptions, ExecutionResources
+
+from raydae.runs import Checkpoints, Progress
+from raydae.samples import Samples, Schedule
+from raydae.storage import Folder
+
+BLOCK_ROWS = 512  # 18 MB of 64x64 patches: enough work beside the cost of a task
+BUFFERED_BLOCKS = 8  # for each worker, made ahead of training
+
+
+class SampleStream(ray.train.DataConfig):
+    """Gives each worker of Ray Train its shares of the steps that a run still has to do.
+
+    Ray Train calls `configure` at every start of the worker group, in a process of its own, once it
+    knows the number of workers. A storage that cannot be read then is a failed start of the group,
+    which is tried again.
+    """
+
+    def __init__(self, samples: Samples, schedule: Schedule, run: Folder) -> None:
+        super().__init__()
+        self.samples, self.schedule, self.run = samples, schedule, run
+
+    def configure(
+        self,
+        datasets: dict[str, ray.data.Dataset],
+        world_size: int,
+        worker_handles: Any,
+        worker_node_ids: Any,
+        **kwargs: Any,
+    ) -> list[dict[str, ray.data.DataIterator]]:
+        """The worker's iterators, by the names of `datasets`, which otherwise play no part."""
+        progress, _ = Checkpoints(self.run).latest() or (Progress(), {})
+        stream = sample_stream(self.samples, self.schedule, progress.step, world_size)
+        splits = stream.streaming_split(world_size, equal=True)
+        return [dict.fromkeys(datasets, split) for split in splits]
+
+
+def sample_stream(
+    samples: Samples, schedule: Schedule, start: int, workers: int
+) -> ray.data.Dataset:
+    """The shares of every step from `start` on, for `workers` workers in turn, a block each.
+
+    Rows are as `Samples.block` makes them, share after share, each padded to the same rows.
+    """
+    rows = schedule.share_rows(workers)
+    steps_per_block = max(BLOCK_ROWS // rows, 1)
+    blocks = -(-(schedule.steps - start) // steps_per_block) * workers
+
+    def block(batch: dict[str, NDArray[Any]]) -> Iterator[dict[str, NDArray[Any]]]:
+        for number in batch["id"].tolist():
+            group, rank = divmod(number, workers)
+            first = start + group * steps_per_block
+            steps = range(first, min(first + steps_per_block, schedule.steps))
+            yield samples.block([schedule.share(step, rank, workers) for step in steps], rows)
+
+    stream = ray.data.range(blocks, override_num_blocks=blocks).map_batches(
+        block, batch_size=1, zero_copy_batch=True
+    )
+    context = stream.context
+    context.target_max_block_size = None  # a block is a share: never to be cut or joined
+    patch_bytes = samples.patch_size**2 * 3 * 3 + 12
+    context.execution_options = ExecutionOptions(
+        preserve_order=True,
+        resource_limits=ExecutionResources(
+            object_store_memory=BUFFERED_BLOCKS * workers * steps_per_block * rows * patch_bytes
+        ),
+    )
+    return stream
+
+
+def shares(iterator: ray.data.DataIterator, rows: int) -> Iterator[dict[str, NDArray[Any]]]:
+    """A worker's shares step by step, from its blocks; nothing is copied."""
+    for block in iterator.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2):
+        for first in range(0, len(block["index"]), rows):
+            yield {name: column[first : first + rows] for name, column in block.items()}

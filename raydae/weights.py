@@ -1,0 +1,106 @@
+"""Weights and optimizer states as bytes, and model files that stand on their own.
+
+Nothing here is ever unpickled: weights are safetensors, and torch reads the optimizer with
+`weights_only=True`.
+"""
+
+import dataclasses
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from raydae.config import ModelConfig
+from raydae.errors import UserError
+from raydae.models import build
+from raydae.storage import Folder, first_line
+
+FORMAT = 1  # of model files
+Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """What a model file says beside its weights."""
+
+    model: ModelConfig
+    config: dict[str, Any]
+    """The configuration it was trained with."""
+    source: str
+    """The images it was trained on, in words."""
+    train_hashes: tuple[str, ...]
+    """Of the images it was trained on: evaluating on one of them says nothing."""
+    val_hashes: tuple[str, ...]
+    """Of the images that chose it."""
+    epoch: int
+    """Epochs it was trained for."""
+    val_psnr: float | None
+    """On the validation images, dB."""
+
+
+def pack(weights: Weights, metadata: dict[str, str] | None = None) -> bytes:
+    """Weights as safetensors."""
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    return safetensors.torch.save(contiguous, metadata)
+
+
+def unpack(data: bytes) -> Weights:
+    """Weights from safetensors."""
+    return safetensors.torch.load(data)
+
+
+def pack_optimizer(state: dict[str, Any]) -> bytes:
+    """An optimizer's `state_dict`, as torch saves it."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def unpack_optimizer(data: bytes) -> dict[str, Any]:
+    """An optimizer's `state_dict`, its tensors on the CPU."""
+    state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    return state
+
+
+def pack_model(weights: Weights, info: ModelInfo) -> bytes:
+    """A model file: safetensors, with all that is needed to rebuild the network in its header."""
+    return pack(weights, {"raydae": json.dumps({"format": FORMAT, **dataclasses.asdict(info)})})
+
+
+def load_model(path: str | Path) -> tuple[nn.Module, ModelInfo]:
+    """Rebuilds the network of a model file with its weights, on the CPU, ready to denoise.
+
+    Args:
+        path: a local path or a URI.
+
+    Raises:
+        UserError: there is no such file, or it is not a model of raydae.
+    """
+    parent, _, name = str(path).rpartition("/")
+    try:
+        data = Folder.of(parent or ".").read(name)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {first_line(error)}") from None
+    try:
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        values = json.loads(header["__metadata__"]["raydae"])
+        if values.pop("format") != FORMAT:
+            raise UserError(f"{path} was written by another version of raydae")
+        values["model"] = ModelConfig(**values["model"])
+        info = ModelInfo(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        network = build(info.model)
+        network.load_state_dict(unpack(data))
+    except UserError:
+        raise
+    except (ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
+        raise UserError(
+            f"{path} is not a model of raydae ({first_line(error)}); "
+            "give a model.safetensors that jobs/train.py wrote"
+        ) from None
+    return network.eval(), info
