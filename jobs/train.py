@@ -1,4 +1,6 @@
-"""Train a denoiser: python jobs/train.py --num-workers 1
+"""Train a denoiser.
+
+    python jobs/train.py --num-workers 1
 
 Finds or downloads BSDS500 (or takes --data), trains on this machine or on the cluster that
 RAY_ADDRESS names, tests, and leaves everything in runs/NAME. The same command with the same --name
@@ -75,10 +77,10 @@ def train_and_test(run: Run, launch: Launch, screen: Console) -> int:
         run = run.begin(find_and_report(run.config, screen))
     assert run.sets is not None
 
-    from raydae import trainer  # with Ray and torch, which take seconds: bad input comes first
+    from raydae import cluster, trainer  # with torch, which takes seconds: bad input comes first
 
-    trainer.start_ray(asked, run.config.threads, launch.verbose)
-    workers, word = trainer.choose_workers(asked, launch.use_gpu, run.config)
+    cluster.start_ray(asked, run.config.threads, launch.verbose)
+    workers, word = cluster.choose_workers(asked, launch.use_gpu, run.config)
     if word:
         screen.print(word)
     sigma, images = run.config.noise.sigma, len(run.sets.train)
@@ -176,7 +178,7 @@ def listening(screen: Console) -> Iterator[Callable[[], bool]]:
     """While training: Ctrl-C or SIGTERM asks for a stop, a second one ends the process at once."""
     asked = False
 
-    def listen(signum: int, frame: object) -> None:  # noqa: ARG001
+    def listen(signum: int, frame: object) -> None:
         nonlocal asked
         if asked:
             os._exit(130)  # Ray's processes end with this one

@@ -1,1 +1,40 @@
-"""raydae trains image denoisers on Ray."""
+"""raydae trains image denoisers on Ray, and denoises images with them.
+
+    import raydae
+
+    denoise = raydae.load("runs/NAME/model.safetensors")
+    result = denoise(image)  # HxWx3 or HxW, uint8 or float on [0, 1]; the same kind comes back
+
+Importing raydae imports neither torch nor Ray; `load` imports torch.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from raydae.restore import Denoiser
+
+__version__ = "0.1.0"
+
+
+def load(path: str | Path, device: str | None = None) -> "Denoiser":
+    """A trained model as a function of images.
+
+    Args:
+        path: a `model.safetensors` that raydae wrote; a local path or a URI.
+        device: as torch names it; none: a GPU where there is one.
+
+    Returns:
+        A function from an image, HxWx3 (RGB) or HxW (grey), uint8 or floating point on [0, 1], to
+        the denoised image of the same shape and dtype.
+
+    Raises:
+        UserError: there is no such file, or it is not a model of raydae.
+    """
+    import torch
+
+    from raydae.restore import Denoiser
+    from raydae.weights import load_model
+
+    network, _ = load_model(path)
+    return Denoiser(network, device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -28,13 +28,13 @@ class DataConfig:
     path: str | None = None
     """Folder or URI of images, or of BSDS500; none: BSDS500, found or downloaded."""
     protocol: Protocol = "bsds500"
-    """Which of BSDS500's images train, choose and test: its own splits, or the literature's CBSD68."""
+    """Which images of BSDS500 train, choose and test: by its own splits, or as for CBSD68."""
     patch_size: int = 64
     """Height and width of a patch, pixels."""
     patches_per_image: int = 16
     """Patches cut from each image in an epoch."""
     crops_per_visit: int = 2
-    """Patches cut each time an image is opened; more of them spare decoding where the set exceeds memory."""
+    """Patches cut each time an image is opened; more spare decoding of sets beyond memory."""
     small_images: Literal["error", "skip"] = "error"
     """What to do about images smaller than a patch."""
 
@@ -106,8 +106,7 @@ class ValidationConfig:
     images: int = 16
     """Validation images used each epoch; 0: all of them."""
     sigma: str | None = None
-    """Noise level judged at, 0-255 scale, or several: 15,25,50; none: the level trained on, or of a
-    range those of 15, 25 and 50 inside it."""
+    """Noise levels judged at: 25, or 15,25,50; none: those of training (of a range, 15, 25, 50)."""
 
     def __post_init__(self) -> None:
         _at_least("validation.images", self.images, 0)

@@ -80,6 +80,7 @@ class Counter:
         self._progress, self._task, self._lock = progress, task, threading.Lock()
 
     def __call__(self, done: int, total: int) -> None:
+        """Shows how many of how many are done."""
         with self._lock:
             self._progress.update(self._task, completed=done, total=total)
 
@@ -97,6 +98,23 @@ def counting(console: Console, what: str) -> Iterator[Counter]:
         disable=not console.is_terminal,
     ) as progress:
         yield Counter(progress, progress.add_task(what, total=None))
+
+
+def score_table(scores: Sequence[dict[str, Any]]) -> Table:
+    """Image by image."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("image", "sigma", "PSNR noisy", "PSNR", "SSIM noisy", "SSIM"):
+        table.add_column(heading, justify="left" if heading == "image" else "right", no_wrap=True)
+    for line in scores:
+        table.add_row(
+            line["image"],
+            f"{line['sigma']:g}",
+            f"{line['psnr_noisy']:.2f}",
+            f"{line['psnr']:.2f}",
+            f"{line['ssim_noisy']:.4f}",
+            f"{line['ssim']:.4f}",
+        )
+    return table
 
 
 def result_table(rows: Sequence[dict[str, Any]]) -> Table:

@@ -1,4 +1,4 @@
-"""PSNR and SSIM of a model on a set of images, by the literature's protocol (see `noise`, `metrics`)."""
+"""PSNR and SSIM of a model on a set of images, by the literature's protocol."""
 
 import csv
 import io
@@ -61,7 +61,7 @@ def evaluate(
     model: str,
     images: Sequence[ImageFile],
     sigmas: Sequence[float],
-    progress: Callable[[int, int], None] = lambda done, total: None,  # noqa: ARG005
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[list[Score], list[str]]:
     """Scores a model file on images, in float32, spread over Ray's workers; Ray must run.
 
@@ -132,7 +132,7 @@ def table(name: str, scores: Sequence[Score], remark: str | None = None) -> list
 def to_csv(scores: Sequence[Score]) -> str:
     """The scores image by image, as CSV with a header."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, [field for field in Score.__dataclass_fields__])
+    writer = csv.DictWriter(text, list(Score.__dataclass_fields__))
     writer.writeheader()
     writer.writerows(asdict(line) for line in scores)
     return text.getvalue()

@@ -22,8 +22,9 @@ from raydae.pictures import read_rgb
 from raydae.storage import Folder
 
 SPLITS = ("train", "val", "test")
+SYNTHETIC = "the embedded synthetic set (dead leaves)"
 MAX_PIXELS = 2 * 10**8  # of one image; several are decoded at a time
-SUFFIXES = frozenset(".jpg .jpeg .png .webp .tif .tiff .bmp .ppm .pgm .pnm .gif".split())
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".gif"}
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class ImageFile:
     height: int
     width: int
     sha256: str
-    """Of the decoded RGB pixels and their shape, first 128 bits: a PNG copy of a JPEG is known too."""
+    """Of the decoded RGB pixels and their shape, 128 bits: a PNG copy of a JPEG is known too."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def pixel_hash(image: NDArray[np.uint8]) -> str:
         image: uint8 HxWx3.
     """
     digest = hashlib.sha256(f"{image.shape[0]}x{image.shape[1]}:".encode())
-    digest.update(np.ascontiguousarray(image))
+    digest.update(np.ascontiguousarray(image).data)
     return digest.hexdigest()[:32]
 
 
@@ -163,6 +164,28 @@ def list_images(path: str) -> list[tuple[str, str]]:
     return [(f"{folder.uri}/{name}", name) for name in names]
 
 
+def evaluation_images(
+    path: str | None, protocol: Protocol | None
+) -> tuple[str, list[tuple[str, str]]]:
+    """What to evaluate on: a name for it, and (uri, name) of each image.
+
+    Args:
+        path: folder or URI of images, all of which are meant, or of BSDS500; none: BSDS500.
+        protocol: whose test images of BSDS500 are meant; none: its own.
+
+    Raises:
+        UserError: no such folder, no image in it, or a protocol for images that are not BSDS500.
+    """
+    root = _find_bsds500(path)
+    if root is None:
+        assert path is not None
+        if protocol is not None:
+            raise UserError(f"--protocol {protocol} needs BSDS500, and {path} is not")
+        return Folder.of(path).name, list_images(path)
+    name = "CBSD68" if protocol == "cbsd68" else "BSDS500 test"
+    return name, bsds500_splits(root, protocol or "bsds500")["test"]
+
+
 def cbsd68(root: Path) -> list[tuple[str, str]]:
     """(uri, name) of the literature's 68 test images, in a folder that `bsds500.find` found."""
     return [(uri, name) for uri, name in _bsds500(root)["val"] if Path(name).stem in bsds500.CBSD68]
@@ -189,19 +212,12 @@ def _listing(
     config: DataConfig, synthetic_fallback: Callable[[str], Path] | None
 ) -> tuple[str, dict[str, list[tuple[str, str]]]]:
     """What the images are, and (uri, name) of each by split."""
-    root: Path | None = None
-    if config.path is None:
-        try:
-            root = bsds500.locate() or bsds500.download()
-        except bsds500.DownloadError as error:
-            if synthetic_fallback is None or config.protocol != "bsds500":
-                raise UserError(
-                    f"BSDS500 is not here and cannot be downloaded ({error}); give --data PATH"
-                ) from None
-            folder = synthetic_fallback(str(error))
-            return "synthetic (dead leaves)", _by_folder(list_images(str(folder)))
-    elif "://" not in config.path:
-        root = bsds500.find(Path(config.path).expanduser().absolute())
+    try:
+        root = _find_bsds500(config.path)
+    except bsds500.DownloadError as error:
+        if synthetic_fallback is None or config.protocol != "bsds500":
+            raise UserError(str(error)) from None
+        return SYNTHETIC, _by_folder(list_images(str(synthetic_fallback(str(error)))))
     if root is not None:
         return f"BSDS500, protocol {config.protocol}", bsds500_splits(root, config.protocol)
     assert config.path is not None
@@ -213,6 +229,13 @@ def _listing(
     images = list_images(config.path)
     folders = {name.split("/")[0] for _, name in images if "/" in name}
     return config.path, _by_folder(images) if set(SPLITS) <= folders else _by_hash(images)
+
+
+def _find_bsds500(path: str | None) -> Path | None:
+    """The folder of BSDS500's splits: found where no path is given, else if the path is BSDS500."""
+    if path is None:
+        return bsds500.locate() or bsds500.download()
+    return None if "://" in path else bsds500.find(Path(path).expanduser().absolute())
 
 
 def _bsds500(root: Path) -> dict[str, list[tuple[str, str]]]:
@@ -269,5 +292,5 @@ def _large_enough(files: list[ImageFile], config: DataConfig) -> tuple[list[Imag
 
 
 def synthetic_set(progress: Callable[[int, int], None] | None = None) -> Path:
-    """The folder of the embedded synthetic set, drawn at the first call and kept in the user's cache."""
-    return synthetic.ensure(bsds500.cache_folder() / "synthetic", progress)
+    """The folder of the embedded synthetic set; drawn once and kept in the user's cache."""
+    return synthetic.ensure(bsds500.cache_folder() / synthetic.NAME, progress)

@@ -30,7 +30,7 @@ from raydae.images import ImageSets, read_image, spread_over
 from raydae.metrics import psnr, ssim, to_uint8
 from raydae.models import build
 from raydae.noise import evaluation_noise
-from raydae.restore import Denoiser, autocast
+from raydae.restore import Denoiser, autocast, channels_last
 from raydae.runs import Checkpoints, Outcome, Progress, Status
 from raydae.samples import Schedule
 from raydae.storage import Folder, first_line
@@ -58,9 +58,9 @@ class Context:
     device: torch.device = dataclasses.field(default_factory=lambda: torch.device("cpu"))
     threads: int | None = None
     """CPU threads for torch; none: as torch has them."""
-    tell: Callable[[Status], bool] = lambda status: False  # noqa: ARG005
+    tell: Callable[[Status], bool] = lambda status: False
     """Called on rank 0 at every agreement; True asks the run to stop."""
-    begin: Callable[[int], Outcome | None] = lambda step: None  # noqa: ARG005
+    begin: Callable[[int], Outcome | None] = lambda step: None
     """Called on rank 0 with the step that the run starts from; an outcome ends it there."""
 
     def total(self, values: Tensor) -> Tensor:
@@ -103,8 +103,8 @@ def train(
     Args:
         config: what to train.
         sets: the images.
-        folder: the run's folder. `checkpoints/`, `history.jsonl`, and at the end `model.safetensors`
-            and `last.safetensors` are written there, by rank 0.
+        folder: the run's folder, where rank 0 writes `checkpoints/`, `history.jsonl`, and at the
+            end `model.safetensors` and `last.safetensors`.
         context: this worker's place.
         batches: gives this worker's share of every step from a given one on, as `samples.shares`.
         checkpoint_minutes: the longest time between two checkpoints.
@@ -141,7 +141,7 @@ class _Run:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             network = build(config.model)
-        self.network = network.to(device=context.device, memory_format=torch.channels_last)
+        self.network = channels_last(network, context.device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.optim.lr, fused=True)
         if files:
             try:
@@ -160,7 +160,8 @@ class _Run:
         """Steps until the run is done, is stopped, or cannot go on."""
         progress, schedule = self.progress, self.schedule
         verdict = self.context.begin(self.step) if self.context.rank == 0 else None
-        if (ended := self.context.gather(verdict)[0]) is not None:
+        ended: Outcome | None = self.context.gather(verdict)[0]
+        if ended is not None:
             return ended
         stream = batches(self.step)
         agree_at = self.step + 1  # soon: the first step shows how long the others will take
@@ -218,13 +219,13 @@ class _Run:
             denoised = self.forward(noisy)
         # Each share weighs by its rows, and DDP's mean over the workers becomes a sum.
         loss = functional.mse_loss(denoised.float(), clean) * (rows / self.schedule.batch_size)
-        (loss * self.context.workers).backward()
+        torch.autograd.backward(loss * self.context.workers)
         self.optimizer.step()
         self.losses.append(loss.detach())
         self.step += 1
 
     def _to_device(self, patches: NDArray[Any]) -> Tensor:
-        """(n, h, w, 3) in memory as torch's (n, 3, h, w) in channels_last, which are the same bytes."""
+        """(n, h, w, 3) as torch's (n, 3, h, w) in channels_last: the same bytes."""
         tensor = torch.from_numpy(patches.copy())  # blocks are shared memory, not to be written to
         if self.context.device.type == "cuda":
             tensor = tensor.pin_memory().to(self.context.device, non_blocking=True)
@@ -256,7 +257,8 @@ class _Run:
                     f"{self.folder} cannot be written ({first_line(error)}); what was saved before "
                     "is whole: make room or give access, and run the same command again"
                 )
-        return self.context.gather(problem)[0]
+        said: str | None = self.context.gather(problem)[0]
+        return said
 
     def _end_epoch(self) -> None:
         """Validates, and adds the epoch's record to the history."""

@@ -1,4 +1,4 @@
-"""PSNR and SSIM as the denoising literature reports them: on uint8 RGB, range 255, no border cut."""
+"""PSNR and SSIM as the literature reports them: on the 0-255 scale, no border cut."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +9,8 @@ SSIM_WINDOW = 11  # pixels: the 11x11 Gaussian of Wang et al. 2004
 
 def to_uint8(image: NDArray[np.floating]) -> NDArray[np.uint8]:
     """An image on [0, 1] clamped and rounded to uint8; the same shape."""
-    return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    rounded: NDArray[np.uint8] = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    return rounded
 
 
 def psnr(clean: NDArray[np.generic], image: NDArray[np.generic]) -> float:

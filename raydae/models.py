@@ -1,5 +1,6 @@
 """The networks, each whole and readable. Input and output: (n, 3, h, w), RGB on [0, 1]."""
 
+import itertools
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ class Network(Protocol):
     multiple: int
     """Height and width of the input must be divisible by this."""
     margin: int
-    """Pixels beyond which an input pixel cannot change an output pixel: half the receptive field."""
+    """Pixels beyond which no input pixel changes an output pixel: half the receptive field."""
 
 
 class DenoisingAutoencoder(nn.Module):
@@ -24,16 +25,15 @@ class DenoisingAutoencoder(nn.Module):
     """
 
     multiple = 16
-    # Encoder: each 3x3 convolution sees 1 pixel further and each pooling 1, at scales 1, 2, 4, 8;
-    # decoder: a transposed 3x3 convolution sees 1 further at scales 16, 8, 4, 2. In all 2 * 15 + 30,
-    # and up to 15 for the pooling grid.
-    margin = 80
+    # Convolutions reach 1 pixel further at the scales 1, 2, 4 and 8, poolings and transposed
+    # convolutions too: three times 15.
+    margin = 48
 
     def __init__(self) -> None:
         super().__init__()
         widths = [3, 64, 128, 256, 512]
         layers: list[nn.Module] = []
-        for n_in, n_out in zip(widths, widths[1:], strict=False):
+        for n_in, n_out in itertools.pairwise(widths):
             layers += [
                 nn.Conv2d(n_in, n_out, 3, padding=1),
                 nn.BatchNorm2d(n_out),

@@ -139,7 +139,8 @@ def denoise_file(
         source: The picture. Its content, not its suffix, says which format is read and written.
         target: Where to write; replaced if it exists.
         denoise: Maps an array, uint8 H×W×3 or H×W, or float32 H×W in [0, 1], to one of the same
-            shape and dtype. It may overwrite its argument and return that. Called twice for CMYK.
+            shape and dtype. It may overwrite its argument and return that; what it returns
+            may be overwritten here. Called twice for CMYK.
         max_pixels: Refuse a larger picture before decoding it; at most `MAX_PIXELS`.
 
     Returns:
@@ -179,9 +180,10 @@ def denoise_file(
 
 
 def read_rgb(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-    """Reads a picture of any mode but F and LAB as RGB: its first frame, stored orientation.
+    """Reads a picture of any mode but F and LAB as RGB: its first frame, as stored.
 
-    Alpha is dropped, not blended. Grey of 16 bits is scaled to 8, where Pillow would clip it.
+    Alpha is dropped, not blended. Grey of 16 bits is scaled to 8, where Pillow would clip it. An
+    orientation tag is not applied, except by Pillow to a TIFF.
 
     Returns:
         A writable uint8 array H×W×3.
@@ -190,13 +192,13 @@ def read_rgb(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> NDArray[n
         PictureError: The file is no picture, is cut off, or has more than `max_pixels`.
     """
     with _opened(source, max_pixels) as image:
-        _working_mode(image, source)
-        if image.mode.startswith("I"):
-            grey = np.rint(_sixteen_bit(image, source) * 255).astype(np.uint8)
+        worked = _converted(image, _working_mode(image, source))
+        if worked.mode.startswith("I"):
+            grey = np.rint(_sixteen_bit(worked, source) * 255).astype(np.uint8)
             return np.repeat(grey[..., np.newaxis], 3, axis=2)
-        # By way of RGBA, since Pillow warns when a palette's alpha is dropped.
-        mode = "RGBA" if image.has_transparency_data else "RGB"
-        return _plane(_converted(image, mode), np.s_[..., :3], np.uint8)
+        if worked.mode != "RGBA":
+            worked = _converted(worked, "RGB")
+        return _plane(worked, np.s_[..., :3], np.uint8)
 
 
 def read_size(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -223,9 +225,9 @@ class _Picture:
 
 
 def _matches(text: str) -> list[tuple[Path, Path]]:
-    path = Path(text)
     if not text:
         raise UserError("an input is empty: give a file, a folder or a pattern")
+    path = Path(text)
     if path.is_dir():
         found = [
             (file, file.relative_to(path))
@@ -251,7 +253,7 @@ def _matches(text: str) -> list[tuple[Path, Path]]:
 @functools.cache
 def _formats() -> list[str]:
     Image.init()
-    # A Pillow may be built without some: AVIF came with 11.3.
+    # A Pillow may lack some: 11.0 has no AVIF.
     return [name for name in _FORMATS if name in Image.OPEN and name in Image.SAVE]
 
 
@@ -314,6 +316,8 @@ def _read(source: Path, max_pixels: int) -> _Picture:
         if image.format != "MPO" and (frames := getattr(image, "n_frames", 1)) > 1:
             raise PictureError(f"{source}: has {frames} frames: save them as single pictures")
         mode = _working_mode(image, source)
+        if mode.startswith("I") and image.has_transparency_data:
+            raise PictureError(f"{source}: a transparent colour in 16-bit grey cannot be kept")
         if not _holds(format_name, mode):
             raise PictureError(
                 f"{source}: a denoised picture of mode {mode} does not fit into {format_name}: "

@@ -19,6 +19,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from raydae.config import Config, differences
@@ -257,18 +258,19 @@ def check_name(name: str) -> str:
     return name
 
 
-def newest_model(storage: Folder) -> Folder:
-    """The folder of the run that finished last.
+def find_model(model: str, storage: str = "runs") -> str:
+    """The path or URI of a model file: as given, or for `last` that of the newest finished run.
 
     Raises:
-        UserError: there is none.
+        UserError: no run has finished.
     """
-    finished = []
-    if storage.local is not None and storage.local.is_dir():
-        finished = [path for path in storage.local.glob("*/results.json")]
+    if model != "last":
+        return model
+    finished = list(Path(storage).glob("*/results.json"))
     if not finished:
-        raise UserError(f"no run has finished in {storage}; give --model FILE")
-    return Folder.of(max(finished, key=lambda path: path.stat().st_mtime).parent)
+        raise UserError(f"no run has finished in {storage}/; give --model FILE")
+    newest = max(finished, key=lambda path: path.stat().st_mtime)
+    return str(newest.parent.absolute() / "model.safetensors")
 
 
 def _json(values: dict[str, Any]) -> bytes:

@@ -96,7 +96,7 @@ class Schedule:
         return -(-self.micro_blocks // workers) * self.micro_batch
 
     def share(self, step: int, rank: int, workers: int) -> range:
-        """The sample indices that a worker computes in a step; they differ by a micro-block at most."""
+        """The samples that a worker computes in a step; shares differ by a micro-block at most."""
         first = rank * self.micro_blocks // workers * self.micro_batch
         last = (rank + 1) * self.micro_blocks // workers * self.micro_batch
         return range(step * self.batch_size + first, step * self.batch_size + last)
@@ -104,7 +104,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Samples:
-    """Computes samples. Small and picklable: the images stay where they are until they are needed."""
+    """Computes samples. Picklable and light: images are opened when they are needed."""
 
     images: tuple[ImageFile, ...]
     seed: int
@@ -184,7 +184,7 @@ class Samples:
         raise UnreadableError(f"none of the {len(self.images)} training images can be read")
 
     def _read(self, number: int) -> NDArray[np.uint8] | None:
-        """The decoded image, or none where it is unreadable or no longer what it was at the start."""
+        """The decoded image; none where it is unreadable or no longer what it was."""
         file = self.images[number]
         image = _cache.get(file.uri)
         if image is None:
@@ -199,7 +199,7 @@ class Samples:
 def shares(
     samples: Samples, schedule: Schedule, start: int, rank: int = 0, workers: int = 1
 ) -> Iterator[dict[str, NDArray[Any]]]:
-    """A worker's share of every step from `start` on, made in this process: the stream without Ray."""
+    """A worker's share of every step from `start` on: the stream without Ray, in this process."""
     rows = schedule.share_rows(workers)
     for step in range(start, schedule.steps):
         yield samples.block([schedule.share(step, rank, workers)], rows)

@@ -39,7 +39,8 @@ def spread(
     cores = sum(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
     needs = {"num_gpus": 1, "num_cpus": 1} if gpus else {"num_cpus": 1}
     number = min(gpus or cores, len(items))
-    hands = [_Hand.options(**needs).remote(prepare) for _ in range(number)]
+    hand_class: Any = _Hand  # Ray has made more of it than a class
+    hands = [hand_class.options(**needs).remote(prepare) for _ in range(number)]
     waiting = iter(enumerate(items))
     busy: dict[Any, tuple[int, Any]] = {}
 

@@ -13,7 +13,7 @@ from raydae.errors import UserError
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder on any file system that pyarrow knows. Picklable; missing folders are made on writing.
+    """A folder on any file system that pyarrow knows. Missing folders are made on writing.
 
     A reader never sees half a file: a local file is written under another name, flushed to the
     disk and renamed; an object store shows an object only once it is complete.

@@ -23,7 +23,7 @@ BLOCK_ROWS = 512  # 18 MB of 64x64 patches: enough work beside the cost of a tas
 BUFFERED_BLOCKS = 8  # for each worker, made ahead of training
 
 
-class SampleStream(ray.train.DataConfig):
+class SampleStream(ray.train.DataConfig):  # type: ignore[misc]  # Ray ships no types
     """Gives each worker of Ray Train its shares of the steps that a run still has to do.
 
     Ray Train calls `configure` at every start of the worker group, in a process of its own, once it

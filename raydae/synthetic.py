@@ -294,6 +294,8 @@ def dead_leaves(
 def image(split: str, index: int) -> NDArray[np.uint8]:
     """Draw an image of the set: a pure function of `VERSION`, `split` and `index`.
 
+    NumPy may change its random streams, and its last digits, from one release to another.
+
     Args:
         split: A key of `SPLITS`.
         index: From 0 to SPLITS[split] - 1.
@@ -337,8 +339,9 @@ def ensure(folder: Path, progress: Callable[[int, int], None] | None = None) -> 
     """Make sure that `folder` holds the whole set, drawing what is missing or cut short.
 
     The images lie in folder/train/0000.png and so on, see `SPLITS`. They are drawn by parallel
-    processes into a temporary folder beside `folder` and moved once all are there. So an
-    interrupted call changes nothing, and of two calls at once both end with the whole set.
+    processes into a temporary folder beside `folder` and moved, file by file, once all are there.
+    So a file is whole or absent, a call interrupted while drawing leaves nothing, and two calls at
+    once both end with the whole set. (A process killed outright leaves its hidden folder.)
 
     The processes import the caller's main module anew, so call this under
     ``if __name__ == "__main__":`` and import heavy packages there too.

@@ -93,7 +93,9 @@ def load_model(path: str | Path) -> tuple[nn.Module, ModelInfo]:
         if values.pop("format") != FORMAT:
             raise UserError(f"{path} was written by another version of raydae")
         values["model"] = ModelConfig(**values["model"])
-        info = ModelInfo(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        for hashes in ("train_hashes", "val_hashes"):
+            values[hashes] = tuple(values[hashes])
+        info = ModelInfo(**values)
         network = build(info.model)
         network.load_state_dict(unpack(data))
     except UserError:

@@ -192,6 +192,14 @@ class TestModes:
         assert (after.mode, after.info["compression"]) == ("L", "tiff_adobe_deflate")
         assert after.tobytes() == picture("1").convert("L").tobytes()
 
+    @pytest.mark.parametrize("file_format", ["PNG", "TIFF", "BMP", "PCX", "TGA"])
+    def test_palette_of_any_format(self, tmp_path: Path, file_format: str) -> None:
+        source = saved(picture("P"), tmp_path / "in", file_format)
+        denoise_file(source, tmp_path / "out", identity)
+        after = opened(tmp_path / "out")
+        assert (after.format, after.mode) == (file_format, "RGB")
+        assert after.tobytes() == picture("P").convert("RGB").tobytes()
+
     @pytest.mark.parametrize("transparency", [None, 3, bytes(range(256))])
     def test_palette_becomes_colours(
         self, tmp_path: Path, transparency: int | bytes | None
@@ -221,6 +229,9 @@ class TestModes:
         source.write_bytes(data.replace(extra_samples + b"\2", extra_samples + b"\1"))
         try:
             assert opened(source).mode == "La"
+            np.testing.assert_array_equal(
+                read_rgb(source), np.asarray(opened(source).convert("LA").convert("RGB"))
+            )
         except UnidentifiedImageError:
             pytest.skip("old Pillow")
         denoise_file(source, tmp_path / "out", inverted)
@@ -240,6 +251,12 @@ class TestModes:
         assert after.mode == mode + "A"
         assert list(after.getchannel("A").tobytes()) == [0, 255]
         assert list(after.getchannel(0).tobytes()) == [246, 55]
+
+    def test_transparent_colour_of_sixteen_bits_is_refused(self, tmp_path: Path) -> None:
+        source = saved(picture("I;16"), tmp_path / "in", transparency=9)
+        with pytest.raises(PictureError, match="16-bit grey cannot be kept"):
+            denoise_file(source, tmp_path / "out", identity)
+        assert read_rgb(source).shape == (31, 17, 3)
 
     def test_cmyk_looks_like_a_picture_to_the_denoiser(self, tmp_path: Path) -> None:
         recorder = Recorder()

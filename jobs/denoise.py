@@ -1,0 +1,126 @@
+"""Denoise pictures.
+
+    python jobs/denoise.py --model runs/NAME/model.safetensors PHOTO.jpg --out denoised
+
+Files, folders and patterns; each picture comes back under its name, in its own format, size and
+mode, with its metadata. More than one are spread over Ray's workers.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+
+from raydae import cli, console, load, report
+from raydae.config import parse_sigma
+from raydae.errors import UserError
+from raydae.metrics import to_uint8
+from raydae.noise import evaluation_noise
+from raydae.pictures import denoise_file, expand, read_rgb
+from raydae.runs import find_model
+from raydae.storage import Folder, first_line
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """What to denoise, with what, and where to."""
+
+    inputs: tyro.conf.Positional[tuple[str, ...]]
+    """Pictures, folders of pictures, patterns such as 'shots/*.png'."""
+    out: Path
+    """Folder for the results; existing files of the same name are replaced."""
+    model: str = "last"
+    """Model file, a path or URI; last: of the run in runs/ that finished last."""
+    add_noise: str | None = None
+    """For a demonstration: add noise of this sigma (0-255 scale) first, save a panel too."""
+
+
+def main() -> int:
+    """Runs the job; returns its exit code."""
+    args = cli.parse(Arguments, __doc__ or "")
+    sigma = None
+    if args.add_noise is not None:
+        sigma, highest = parse_sigma(args.add_noise, "--add-noise")
+        if sigma != highest:
+            raise UserError(f"--add-noise takes one level, such as 25, not {args.add_noise}")
+    if not args.inputs:
+        raise UserError("no pictures given: name files, folders or patterns")
+    model = find_model(args.model)
+    work = [(source.absolute(), args.out.absolute() / name) for source, name in expand(args.inputs)]
+    for source, target in work:
+        if target.exists() and target.samefile(source):
+            raise UserError(f"{source} would be overwritten; choose another --out")
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+        Folder.of(args.out).write(".raydae", b"")  # found out before the work, not after it
+        Folder.of(args.out).delete(".raydae")
+    except OSError as error:
+        raise UserError(f"--out {args.out} cannot be written: {first_line(error)}") from None
+
+    load(model)  # a bad one is refused here rather than in every worker
+    screen = console.make_console()
+    failed: list[str] = []
+    with console.counting(screen, "denoising") as progress:
+        for done, problem in enumerate(_denoise_all(model, sigma, work), start=1):
+            failed += [problem] if problem else []
+            progress(done, len(work))
+    done_well = f"{len(work) - len(failed)} of {len(work)}"
+    screen.print(f"{done_well} pictures are in {args.out}", soft_wrap=True)
+    console.print_some(screen, "not denoised", failed, most=50)
+    return 1 if failed else 0
+
+
+def _denoise_all(
+    model: str, sigma: float | None, work: list[tuple[Path, Path]]
+) -> Iterator[str | None]:
+    """Denoises everything; for each picture as it is done, what went wrong with it, or none."""
+
+    def prepare() -> Callable[[tuple[Path, Path]], str | None]:
+        denoise = load(model)
+        return lambda pair: _denoise_one(denoise, sigma, *pair)
+
+    if len(work) == 1:  # not worth starting Ray
+        yield prepare()(work[0])
+        return
+
+    import ray
+
+    from raydae.cluster import start_ray
+    from raydae.spread import spread
+
+    start_ray()
+    for number, result in spread(prepare, work):
+        if isinstance(result, ray.exceptions.RayError):
+            yield f"{work[number][0]}: {first_line(result)}"
+        else:
+            yield result
+
+
+def _denoise_one(
+    denoise: Callable[[Any], Any], sigma: float | None, source: Path, target: Path
+) -> str | None:
+    """Denoises one picture; what went wrong, or none."""
+
+    def on_noise(image: NDArray[Any]) -> NDArray[Any]:
+        assert sigma is not None
+        scale = 255 if image.dtype == np.uint8 else 1
+        result = denoise(evaluation_noise(to_uint8(image / scale), sigma))
+        return to_uint8(result) if scale == 255 else result.astype(image.dtype)
+
+    try:
+        denoise_file(source, target, denoise if sigma is None else on_noise)
+        if sigma is not None:
+            title = f"{source.name} with noise of sigma {sigma:g}"
+            panel = report.panel([read_rgb(source)], sigma, denoise, title)
+            Folder.of(target.parent).write(f"{target.stem}-panel.png", panel)
+    except OSError as error:
+        return first_line(error)
+    return None
+
+
+if __name__ == "__main__":
+    cli.main(main)

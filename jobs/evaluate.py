@@ -1,0 +1,99 @@
+"""Measure a model by the literature's protocol.
+
+    python jobs/evaluate.py --protocol cbsd68 --sigma 15 25 50
+
+PSNR and SSIM of the noisy input and of the result, image by image and as means. A model is not
+measured on images it was trained on, whatever their names.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from raydae import cli, console
+from raydae.config import parse_sigma
+from raydae.errors import UserError
+from raydae.images import evaluation_images, scan
+from raydae.runs import find_model
+from raydae.storage import Folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """What to measure, and on what."""
+
+    model: str = "last"
+    """Model file, a path or URI; last: of the run in runs/ that finished last."""
+    data: str | None = None
+    """Folder or URI of images, all of which are used, or of BSDS500. None: BSDS500."""
+    protocol: Literal["bsds500", "cbsd68"] | None = None
+    """Which of BSDS500's images: its test set, or CBSD68. None: its test set."""
+    sigma: tuple[str, ...] = ("15", "25", "50")
+    """Noise levels, standard deviations on the 0-255 scale."""
+    out: Path | None = None
+    """File for the results: .json, or .csv with a line for each image."""
+    summary: bool = False
+    """Show the means only."""
+    force: bool = False
+    """Measure even on images that the model was trained on, and mark the results."""
+
+
+def main() -> int:
+    """Runs the job; returns its exit code."""
+    args = cli.parse(Arguments, __doc__ or "")
+    sigmas = [_level(text) for text in args.sigma]
+    if args.out is not None and args.out.suffix not in (".json", ".csv"):
+        raise UserError(f"--out {args.out}: the name must end in .json or .csv")
+    model = find_model(args.model)
+    screen = console.make_console()
+    name, listed = evaluation_images(args.data, args.protocol)
+    with console.counting(screen, "checking images") as progress:
+        images, unreadable = scan(listed, progress)
+    if not images:
+        raise UserError(f"none of the {len(listed)} images can be read, the first: {unreadable[0]}")
+
+    from raydae import cluster, evaluation  # with Ray and torch, which take seconds
+    from raydae.weights import load_model
+
+    _, info = load_model(model)
+    remark = evaluation.check_overlap(info, images, args.force)
+    cluster.start_ray()
+    with console.counting(screen, "denoising") as progress:
+        scores, failed = evaluation.evaluate(model, images, sigmas, progress)
+    rows = evaluation.table(name, scores, remark)
+    if not args.summary:
+        screen.print(console.score_table([asdict(line) for line in scores]))
+    screen.print(console.result_table(rows))
+    screen.print(f"model: {model}", soft_wrap=True)
+    if remark:
+        screen.print(f"note: {remark}", style="yellow")
+    if args.out is not None:
+        results = {
+            "results": rows,
+            "model": model,
+            "unreadable": [*unreadable, *failed],
+            "images": [asdict(line) for line in scores],
+        }
+        text = (
+            evaluation.to_csv(scores)
+            if args.out.suffix == ".csv"
+            else json.dumps(results, indent=1)
+        )
+        try:
+            Folder.of(args.out.parent).write(args.out.name, text.encode())
+        except OSError as error:
+            raise UserError(f"--out {args.out} cannot be written: {error}") from None
+    console.print_some(screen, "not measured", [*unreadable, *failed])
+    return 1 if unreadable or failed else 0
+
+
+def _level(text: str) -> float:
+    low, high = parse_sigma(text, "--sigma")
+    if low != high:
+        raise UserError(f"--sigma takes levels here, such as 15 25 50, not the range {text}")
+    return low
+
+
+if __name__ == "__main__":
+    cli.main(main)

@@ -1,0 +1,110 @@
+"""Ray itself: to start it or connect to it, and what it has to give."""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import ray.data
+
+from raydae.config import Config
+from raydae.errors import UserError
+
+DATA_CPUS = 2  # logical CPUs beside the workers', for the tasks that make samples
+
+
+@dataclass(frozen=True)
+class Workers:
+    """What a run is trained on; elastic where `least` and `most` differ."""
+
+    least: int
+    most: int
+    gpu: bool
+    threads: int
+    """CPUs of a worker."""
+
+    def __str__(self) -> str:
+        number = str(self.most) if self.least == self.most else f"{self.least} to {self.most}"
+        kind = "GPU worker" if self.gpu else f"CPU worker of {_plural(self.threads, 'thread')}"
+        return f"{number} {kind}{'s' if self.most > 1 and self.gpu else ''}"
+
+
+def start_ray(
+    asked: tuple[int, int] | None = None, threads: int | None = None, verbose: bool = False
+) -> None:
+    """Connects to the cluster that RAY_ADDRESS names, or starts Ray on this machine alone.
+
+    Args:
+        asked: least and most workers, or none.
+        threads: CPUs of a worker, or none.
+        verbose: lets Ray speak.
+    """
+    for name, value in {
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # at the default of 2 s all is 2 s late
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # importing torch can take a minute
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }.items():
+        os.environ.setdefault(name, value)
+    ray.data.DataContext.get_current().enable_progress_bars = verbose
+    quiet: dict[str, Any] = {} if verbose else {"log_to_driver": False, "logging_level": "ERROR"}
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(**quiet)
+        return
+    # Ray Data takes the CPUs that Ray Train leaves, and waits for ever where it leaves none. These
+    # are logical: the samples for one worker need a few hundredths of a core.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    workers = asked[1] if asked else 1
+    training = max(cores or 1, workers * (threads or 1))
+    ray.init(address="local", num_cpus=training + DATA_CPUS, include_dashboard=False, **quiet)
+
+
+def choose_workers(
+    asked: tuple[int, int] | None, use_gpu: str, config: Config
+) -> tuple[Workers, str]:
+    """What the cluster gives a run, and a word on what is left idle. Ray must be running.
+
+    Args:
+        asked: least and most workers; none: every GPU the batch can be shared among, or one CPU
+            worker.
+        use_gpu: `auto`, `yes` or `no`.
+        config: what is trained.
+
+    Raises:
+        UserError: the cluster cannot give it.
+    """
+    have = ray.cluster_resources()
+    gpus, cpus = int(have.get("GPU", 0)), int(have.get("CPU", 0))
+    if use_gpu == "yes" and gpus == 0:
+        raise UserError("--use-gpu yes, but there is no GPU here; use --use-gpu auto or no")
+    gpu = gpus > 0 and use_gpu != "no"
+    most_useful = config.optim.batch_size // config.optim.micro_batch
+    word = ""
+    if asked is None:
+        number = min(gpus, most_useful) if gpu else 1
+        asked = (number, number)
+        if gpu and gpus > number:
+            word = (
+                f"{gpus - number} of {gpus} GPUs stay idle: a batch of {config.optim.batch_size} "
+                f"is shared among {number} at most; raise --batch-size to use them"
+            )
+    if gpu:
+        if asked[0] > gpus:
+            raise UserError(
+                f"--num-workers {asked[0]} needs {asked[0]} GPUs and there are {gpus}; "
+                f"ask for {gpus}, or use --use-gpu no"
+            )
+        return Workers(asked[0], asked[1], gpu, config.threads or 1), word
+    spare = max(cpus - DATA_CPUS, 1)
+    threads = config.threads or max(spare // asked[1], 1)
+    if asked[0] * threads > spare:
+        raise UserError(
+            f"{_plural(asked[0], 'worker')} of {_plural(threads, 'CPU')} and {DATA_CPUS} CPUs to "
+            f"make samples are more than the {cpus} there are; lower --num-workers or --threads"
+        )
+    return Workers(asked[0], min(asked[1], spare // threads), gpu, threads), word
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
