@@ -6,6 +6,7 @@ split, which gives each next block to the worker that has had the fewest rows, d
 turn, and every worker finds its shares of every step.
 """
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,11 +15,13 @@ import ray.data
 import ray.train
 from numpy.typing import NDArray
 from ray.data import ExecutionOptions, ExecutionResources
+from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from raydae.runs import Checkpoints, Progress
 from raydae.samples import Samples, Schedule
 from raydae.storage import Folder
 
+STEP_PAUSE_S = 0.02
 BLOCK_ROWS = 512  # 18 MB of 64x64 patches: enough work beside the cost of a task
 BUFFERED_BLOCKS = 8  # for each worker, made ahead of training
 
@@ -74,6 +77,7 @@ def sample_stream(
     context = stream.context
     context.target_max_block_size = None  # a block is a share: never to be cut or joined
     patch_bytes = samples.patch_size**2 * 3 * 3 + 12
+    context.custom_execution_callback_classes = [_Pause]
     context.execution_options = ExecutionOptions(
         preserve_order=True,
         resource_limits=ExecutionResources(
@@ -81,6 +85,18 @@ def sample_stream(
         ),
     )
     return stream
+
+
+class _Pause(ExecutionCallback):  # type: ignore[misc]  # Ray ships no types
+    """Lets Ray Data's executor rest between two steps of its loop.
+
+    While finished blocks wait to be taken, which is nearly always, the loop turns without a pause.
+    On two cores that took half of one, and training ran at a third of its speed.
+    """
+
+    def on_execution_step(self, executor: Any) -> None:
+        """Called by the executor after each step."""
+        time.sleep(STEP_PAUSE_S)
 
 
 def shares(iterator: ray.data.DataIterator, rows: int) -> Iterator[dict[str, NDArray[Any]]]:
