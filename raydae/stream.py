@@ -21,7 +21,7 @@ from raydae.runs import Checkpoints, Progress
 from raydae.samples import Samples, Schedule
 from raydae.storage import Folder
 
-STEP_PAUSE_S = 0.02
+STEP_PAUSE_S = 0.1
 BLOCK_ROWS = 512  # 18 MB of 64x64 patches: enough work beside the cost of a task
 BUFFERED_BLOCKS = 8  # for each worker, made ahead of training
 

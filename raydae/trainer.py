@@ -26,7 +26,7 @@ from raydae.storage import Folder, first_line
 from raydae.stream import SampleStream, shares
 
 COLLECTIVE_TIMEOUT_S = 300  # after which a hung worker counts as dead
-LOOK_S = 0.2  # between two looks of the driver at how far the workers are
+LOOK_S = 0.5  # between two looks of the driver at how far the workers are
 
 
 def train_on_ray(
