@@ -101,7 +101,7 @@ class Denoiser:
         if part.start > 0:
             weight[: len(ramp)] = ramp
         if part.stop < length:
-            weight[-len(ramp) :] = ramp[::-1]
+            weight[len(weight) - len(ramp) :] = ramp[::-1]
         return weight
 
     def _forward(self, image: NDArray[Any], y: range, x: range) -> NDArray[np.float32]:

@@ -1,0 +1,189 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from raydae import bsds500 as data
+from raydae.config import DataConfig
+from raydae.errors import UserError
+from raydae.images import (
+    ImageSets,
+    evaluation_images,
+    find_images,
+    list_images,
+    pixel_hash,
+    read_image,
+    scan,
+    spread_over,
+)
+from tests.conftest import draw, draw_folder
+
+
+def names(files: tuple[object, ...]) -> set[str]:
+    return {file.name for file in files}  # type: ignore[attr-defined]
+
+
+def find(path: Path, **settings: object) -> ImageSets:
+    return find_images(DataConfig(path=str(path), patch_size=16, **settings))  # type: ignore[arg-type]
+
+
+def test_split_folders_are_taken_as_they_are(pictures: Path) -> None:
+    sets = find(pictures)
+    assert (len(sets.train), len(sets.val), len(sets.test)) == (8, 1, 1)
+    assert all(file.name.startswith("train/") for file in sets.train)
+    assert (sets.train[0].height, sets.train[0].width) == (48, 64)
+    assert sets.train[0].sha256 == pixel_hash(draw(2))
+
+
+def test_the_sets_survive_a_dictionary(pictures: Path) -> None:
+    sets = find(pictures)
+    assert ImageSets.from_dict(sets.to_dict()) == sets
+
+
+def test_a_plain_folder_is_split_by_names_and_adding_images_moves_none(tmp_path: Path) -> None:
+    for i in range(60):
+        (tmp_path / f"{i % 3}").mkdir(exist_ok=True)
+        Image.fromarray(draw(i, 16, 16)).save(tmp_path / f"{i % 3}" / f"{i}.png")
+    before = find(tmp_path)
+    for i in range(60, 80):
+        Image.fromarray(draw(i, 16, 16)).save(tmp_path / f"{i}.png")
+    after = find(tmp_path)
+    assert len(before.train) > 40
+    for split in ("train", "val", "test"):
+        assert names(getattr(before, split)) <= names(getattr(after, split))
+
+
+def test_three_images_are_enough_and_two_are_not(tmp_path: Path) -> None:
+    for i in range(2):
+        Image.fromarray(draw(i, 16, 16)).save(tmp_path / f"{i}.png")
+    with pytest.raises(UserError, match="no usable image to train on"):
+        find(tmp_path)
+    Image.fromarray(draw(2, 16, 16)).save(tmp_path / "2.png")
+    sets = find(tmp_path)
+    assert [len(sets.train), len(sets.val), len(sets.test)] == [1, 1, 1]
+
+
+def test_bad_files_are_left_out_and_named(tmp_path: Path) -> None:
+    draw_folder(tmp_path, 20)
+    (tmp_path / "train" / "text.jpg").write_text("not a picture")
+    whole = (tmp_path / "train" / "002.png").read_bytes()
+    (tmp_path / "train" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "train" / "Thumbs.db").write_bytes(b"stray")
+    (tmp_path / "train" / ".hidden.png").write_bytes(whole)
+    sets = find(tmp_path)
+    assert len(sets.train) == 16
+    assert len(sets.left_out) == 2
+    assert "cut.png" in sets.left_out[0]
+    assert "text.jpg" in sets.left_out[1]
+
+
+def test_images_smaller_than_a_patch(tmp_path: Path) -> None:
+    draw_folder(tmp_path)
+    Image.fromarray(draw(0, 15, 64)).save(tmp_path / "train" / "small.png")
+    with pytest.raises(UserError, match=r"train/small\.png is 64x15.*--data\.small-images skip"):
+        find(tmp_path)
+    sets = find(tmp_path, small_images="skip")
+    assert len(sets.train) == 8
+    assert sets.left_out == ("train/small.png: 64x15, smaller than a patch",)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda path: None, "is not a folder"),
+        (lambda path: path.write_text(""), "is not a folder"),
+        (lambda path: path.mkdir(), "has no images"),
+        (lambda path: (path.mkdir(), (path / "a.jpg").write_text("x")), "no usable image"),
+    ],
+)
+def test_folders_without_images(tmp_path: Path, make: object, says: str) -> None:
+    path = tmp_path / "data"
+    make(path)  # type: ignore[operator]
+    with pytest.raises(UserError, match=says):
+        find(path)
+
+
+def test_the_protocol_of_the_literature_needs_bsds500(pictures: Path) -> None:
+    with pytest.raises(UserError, match="needs BSDS500"):
+        find(pictures, protocol="cbsd68")
+    with pytest.raises(UserError, match="needs BSDS500"):
+        evaluation_images(str(pictures), "cbsd68")
+
+
+def test_a_uri_is_a_folder_too(pictures: Path) -> None:
+    local = find(pictures)
+    remote = find_images(DataConfig(path=pictures.as_uri(), patch_size=16))
+    assert [file.sha256 for file in remote.train] == [file.sha256 for file in local.train]
+    assert remote.train[0].uri.startswith("file://")
+    np.testing.assert_array_equal(read_image(remote.val[0].uri), draw(0))
+
+
+def test_a_uri_that_is_none() -> None:
+    with pytest.raises(UserError, match="not a URI"):
+        list_images("nonsense://bucket/folder")
+
+
+def test_the_same_pixels_have_the_same_hash_in_any_format(tmp_path: Path) -> None:
+    for name in ("a.png", "a.bmp", "a.tif"):
+        Image.fromarray(draw(0)).save(tmp_path / name)
+    files, _ = scan(list_images(str(tmp_path)))
+    assert len({file.sha256 for file in files}) == 1
+    assert pixel_hash(draw(0)) != pixel_hash(draw(1))
+    flat = np.zeros((4, 9, 3), np.uint8)
+    assert pixel_hash(flat) != pixel_hash(flat.reshape(9, 4, 3))
+
+
+def test_spreading_over_images(pictures: Path) -> None:
+    train = find(pictures).train
+    assert spread_over(train, 0) == spread_over(train, 8) == spread_over(train, 99) == train
+    assert spread_over(train, 4) == train[::2]
+
+
+def test_no_data_and_no_download_means_the_synthetic_set(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> Path:
+        raise data.DownloadError("no network")
+
+    monkeypatch.setattr(data, "locate", lambda: None)
+    monkeypatch.setattr(data, "download", refuse)
+    reasons = []
+
+    def fallback(reason: str) -> Path:
+        reasons.append(reason)
+        return pictures
+
+    sets = find_images(DataConfig(patch_size=16), fallback)
+    assert reasons == ["no network"]
+    assert "synthetic" in sets.source
+    with pytest.raises(UserError, match="no network"):
+        find_images(DataConfig(protocol="cbsd68"), fallback)
+    with pytest.raises(UserError, match="no network"):
+        find_images(DataConfig())
+
+
+def test_both_protocols_on_bsds500(bsds500: Path) -> None:
+    own = find_images(DataConfig(path=str(bsds500)))
+    assert [len(own.train), len(own.val), len(own.test)] == [200, 100, 200]
+    literature = find_images(DataConfig(path=str(bsds500), protocol="cbsd68"))
+    assert [len(literature.train), len(literature.val), len(literature.test)] == [400, 32, 68]
+    assert names(literature.train) == names(own.train) | names(own.test)
+    assert names(literature.test) | names(literature.val) == names(own.val)
+    assert {Path(name).stem for name in names(literature.test)} == data.CBSD68
+    hashes = {file.sha256 for files in (own.train, own.val, own.test) for file in files}
+    assert len(hashes) == 500
+
+
+def test_a_copy_of_bsds500_short_of_a_file_is_refused(bsds500: Path, tmp_path: Path) -> None:
+    root = data.find(bsds500)
+    assert root is not None
+    for split in ("train", "val", "test"):
+        (tmp_path / split).mkdir()
+        for file in (root / split).glob("*.jpg"):
+            (tmp_path / split / file.name).symlink_to(file)
+    assert data.find(tmp_path) == tmp_path
+    shutil.rmtree(tmp_path / "test")
+    with pytest.raises(UserError, match="BSDS500"):
+        find(tmp_path)

@@ -1,0 +1,216 @@
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from raydae import loop
+from raydae.config import Config
+from raydae.images import ImageSets
+from raydae.loop import Context, resolve_precision, train
+from raydae.runs import Checkpoints, Outcome, Status
+from raydae.samples import Samples, Schedule, shares
+from raydae.storage import Folder
+from raydae.weights import load_model, unpack
+
+
+@pytest.fixture(autouse=True)
+def _agreements_after_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "AGREE_SECONDS", 0)
+
+
+def run(config: Config, sets: ImageSets, folder: Path, **how: Any) -> Outcome:
+    samples, schedule = Samples.of(config, sets.train), Schedule.of(config, len(sets.train))
+    minutes = how.pop("checkpoint_minutes", 10)
+    return train(
+        config,
+        sets,
+        Folder.of(folder),
+        Context(threads=1, **how),
+        lambda start: shares(samples, schedule, start),
+        minutes,
+    )
+
+
+def history(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    exact = ("epoch", "step", "loss", "val_psnr", "val_ssim")
+    return [{key: line[key] for key in exact} for line in lines]
+
+
+class StopAfter:
+    """Asks for a stop once a step is done."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def __call__(self, status: Status) -> bool:
+        return status.step >= self.step
+
+
+def test_a_run_learns_and_leaves_its_files(config: Config, sets: ImageSets, tmp_path: Path) -> None:
+    config = config.override({"optim.epochs": 12})
+    assert run(config, sets, tmp_path) == Outcome("finished")
+    lines = history(tmp_path)
+    assert [line["epoch"] for line in lines] == list(range(1, 13))
+    assert lines[-1]["step"] == 48
+    assert lines[-1]["loss"] < lines[0]["loss"] / 1.5
+    best = max(lines, key=lambda line: line["val_psnr"])
+    _, info = load_model(tmp_path / "model.safetensors")
+    assert (info.epoch, info.val_psnr) == (best["epoch"], best["val_psnr"])
+    assert info.train_hashes == tuple(file.sha256 for file in sets.train)
+    assert info.config["precision"] == "fp32"
+    assert info.config["threads"] == 1
+    assert load_model(tmp_path / "last.safetensors")[1].epoch == 12
+
+
+@pytest.mark.parametrize("stops", [(1,), (3, 5), (4,), (7,)])
+def test_resumed_equals_uninterrupted(
+    config: Config, sets: ImageSets, tmp_path: Path, stops: tuple[int, ...]
+) -> None:
+    assert run(config, sets, tmp_path / "whole") == Outcome("finished")
+    for stop in stops:
+        assert run(config, sets, tmp_path / "parts", tell=StopAfter(stop)) == Outcome("stopped")
+        found = Checkpoints(Folder.of(tmp_path / "parts")).latest()
+        assert found is not None
+        assert stop <= found[0].step < 8
+        assert found[0].next_index == found[0].step * config.optim.batch_size
+    assert run(config, sets, tmp_path / "parts") == Outcome("finished")
+    for name in ("last.safetensors", "model.safetensors"):
+        whole = unpack((tmp_path / "whole" / name).read_bytes())
+        parts = unpack((tmp_path / "parts" / name).read_bytes())
+        assert all(torch.equal(value, parts[key]) for key, value in whole.items())
+    assert history(tmp_path / "parts") == history(tmp_path / "whole")
+
+
+def test_a_finished_run_has_nothing_left_to_do(
+    config: Config, sets: ImageSets, tmp_path: Path
+) -> None:
+    run(config, sets, tmp_path)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    assert run(config, sets, tmp_path) == Outcome("finished")
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+def test_more_epochs_go_on_from_the_last(config: Config, sets: ImageSets, tmp_path: Path) -> None:
+    longer = config.override({"optim.epochs": 3})
+    run(longer, sets, tmp_path / "whole")
+    run(config, sets, tmp_path / "grown")
+    run(longer, sets, tmp_path / "grown")
+    assert history(tmp_path / "grown") == history(tmp_path / "whole")
+
+
+def test_checkpoints_come_by_the_clock_too(config: Config, sets: ImageSets, tmp_path: Path) -> None:
+    seen = set()
+
+    def look(status: Status) -> bool:
+        seen.update((tmp_path / "checkpoints").glob("step-*"))
+        return False
+
+    run(config, sets, tmp_path, tell=look, checkpoint_minutes=0)
+    steps = {int(path.name.removeprefix("step-")) for path in seen}
+    assert steps - {4, 8}  # those of the epochs
+
+
+def test_a_stream_that_brings_other_samples_is_an_error(
+    config: Config, sets: ImageSets, tmp_path: Path
+) -> None:
+    samples, schedule = Samples.of(config, sets.train), Schedule.of(config, len(sets.train))
+
+    def late(start: int) -> Iterator[loop.Batch]:
+        return shares(samples, schedule, start + 1)
+
+    with pytest.raises(RuntimeError, match="brought sample 8, not 0"):
+        train(config, sets, Folder.of(tmp_path), Context(), late)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_good_checkpoint(
+    config: Config, sets: ImageSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = loop.functional.mse_loss
+    calls = []
+
+    def loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return real(output, target) * (float("nan") if len(calls) == 6 else 1)
+
+    monkeypatch.setattr(loop.functional, "mse_loss", loss)
+    outcome = run(config, sets, tmp_path)
+    assert outcome.status == "diverged"
+    assert "nan at step 6 (epoch 2) with learning rate 0.001" in outcome.message
+    found = Checkpoints(Folder.of(tmp_path)).latest()
+    assert found is not None
+    assert found[0].step == 4
+    assert all(value.isfinite().all() for value in unpack(found[1]["model.safetensors"]).values())
+
+
+def test_a_full_disk_ends_the_run_with_a_word_and_it_goes_on_once_there_is_room(
+    config: Config, sets: ImageSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(config, sets, tmp_path / "whole")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    def look(status: Status) -> bool:
+        if status.step > 4:
+            monkeypatch.setattr(os, "fsync", full)
+        return False
+
+    outcome = run(config, sets, tmp_path / "full", tell=look)
+    assert outcome.status == "failed"
+    assert "No space left on device" in outcome.message
+    assert "\n" not in outcome.message
+    monkeypatch.undo()
+    assert run(config, sets, tmp_path / "full") == Outcome("finished")
+    assert history(tmp_path / "full") == history(tmp_path / "whole")
+
+
+def test_checkpoints_of_another_network_are_refused(
+    config: Config, sets: ImageSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(config, sets, tmp_path, tell=StopAfter(2))
+    monkeypatch.setattr(loop, "build", lambda model: nn.Conv2d(3, 3, 1))
+    outcome = run(config, sets, tmp_path)
+    assert outcome.status == "failed"
+    assert "another network" in outcome.message
+    assert "--restart" in outcome.message
+
+
+def test_unreadable_images_are_named(config: Config, sets: ImageSets, tmp_path: Path) -> None:
+    gone = [*sets.train]
+    import dataclasses
+
+    gone[2] = dataclasses.replace(gone[2], uri=str(tmp_path / "gone.png"))
+    sets = dataclasses.replace(sets, train=tuple(gone))
+    assert run(config, sets, tmp_path) == Outcome("finished")
+    found = Checkpoints(Folder.of(tmp_path)).latest()
+    assert found is not None
+    assert found[0].unreadable == [gone[2].name]
+
+
+def test_a_verdict_at_the_start_ends_the_run(
+    config: Config, sets: ImageSets, tmp_path: Path
+) -> None:
+    verdict = Outcome("failed", "too often")
+    assert run(config, sets, tmp_path, begin=lambda step: verdict) == verdict
+
+
+def test_precision_is_bf16_only_where_it_is_native(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = torch.device("cpu")
+    assert resolve_precision("fp32", device) == "fp32"
+    assert resolve_precision("bf16", device) == "bf16"
+    for capability, expected in (({"avx512_bf16": True}, "bf16"), ({"avx2": True}, "fp32")):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda c=capability: c)
+        assert resolve_precision("auto", device) == expected
+
+
+def test_a_run_in_bf16_goes_on_in_bf16(config: Config, sets: ImageSets, tmp_path: Path) -> None:
+    config = config.override({"precision": "bf16"})
+    run(config, sets, tmp_path, tell=StopAfter(2))
+    assert run(config, sets, tmp_path) == Outcome("finished")
+    assert load_model(tmp_path / "last.safetensors")[1].config["precision"] == "bf16"

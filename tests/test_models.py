@@ -1,0 +1,52 @@
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from raydae.config import ModelConfig
+from raydae.models import DenoisingAutoencoder, build
+
+
+def test_the_autoencoder_is_the_one_that_was_asked_for() -> None:
+    network = build(ModelConfig(name="dae"))
+    convolutions = [
+        (type(layer), layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride)
+        for layer in network.layers
+        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d))
+    ]
+    pairs = list(itertools.pairwise([3, 64, 128, 256, 512]))
+    assert convolutions == [
+        *((nn.Conv2d, a, b, (3, 3), (1, 1)) for a, b in pairs),
+        *((nn.ConvTranspose2d, b, a, (3, 3), (2, 2)) for a, b in pairs[::-1]),
+    ]
+    kinds = [type(layer).__name__ for layer in network.layers]
+    assert kinds == [
+        *["Conv2d", "BatchNorm2d", "LeakyReLU", "MaxPool2d"] * 4,
+        *["ConvTranspose2d", "BatchNorm2d", "LeakyReLU"] * 3,
+        *["ConvTranspose2d", "Sigmoid"],
+    ]
+    assert sum(p.numel() for p in network.parameters()) == 3_104_259
+
+
+@pytest.mark.parametrize("size", [(16, 16), (64, 64), (32, 80)])
+def test_output_is_of_the_input_s_size_within_0_and_1(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    noisy = torch.randn(2, 3, *size)
+    denoised = build(ModelConfig())(noisy)
+    assert denoised.shape == noisy.shape
+    assert denoised.min() > 0
+    assert denoised.max() < 1
+
+
+def test_no_pixel_sees_beyond_the_margin() -> None:
+    torch.manual_seed(0)
+    network = DenoisingAutoencoder().eval()
+    for shift in range(0, 16, 5):
+        noisy = torch.rand(1, 3, 256, 256)
+        changed = noisy.clone()
+        changed[:, :, 128 + shift, 128 + shift] += 10
+        with torch.inference_mode():
+            different = (network(noisy) != network(changed)).any(dim=1)[0].nonzero()
+        reach = int((different - (128 + shift)).abs().max())
+        assert 16 < reach <= network.margin

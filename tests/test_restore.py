@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from raydae.config import ModelConfig
+from raydae.models import build
+from raydae.restore import Denoiser
+
+
+class Blur(nn.Module):
+    """A network that sees 3 pixels far, and needs sizes divisible by 4."""
+
+    multiple, margin = 4, 3
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert x.shape[2] % 4 == x.shape[3] % 4 == 0
+        return nn.functional.avg_pool2d(x, 7, stride=1, padding=3, count_include_pad=False)
+
+
+@pytest.fixture(scope="module")
+def dae() -> nn.Module:
+    torch.manual_seed(0)
+    network = build(ModelConfig())
+    network(torch.rand(8, 3, 64, 64))  # moves the running statistics off their start
+    return network
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (17, 31), (16, 16), (15, 33), (70, 50)])
+@pytest.mark.parametrize("kind", [np.uint8, np.float32, np.float64])
+def test_any_size_and_kind_comes_back_as_it_was(
+    dae: nn.Module, size: tuple[int, int], kind: type
+) -> None:
+    rng = np.random.default_rng(0)
+    for shape in (size, (*size, 3)):
+        image = rng.random(shape) if kind != np.uint8 else rng.integers(0, 256, shape)
+        image = image.astype(kind)
+        before = image.copy()
+        result = Denoiser(dae)(image)
+        assert result.shape == shape
+        assert result.dtype == kind
+        np.testing.assert_array_equal(image, before)
+
+
+@pytest.mark.parametrize("size", [(300, 420), (129, 400), (513, 96)])
+@pytest.mark.parametrize("overlap", [0, 16])
+def test_tiled_equals_whole(dae: nn.Module, size: tuple[int, int], overlap: int) -> None:
+    image = np.random.default_rng(0).random((*size, 3), np.float32)
+    whole = Denoiser(dae, tile=1024)(image)
+    tiled = Denoiser(dae, tile=64, overlap=overlap)(image)
+    np.testing.assert_allclose(tiled, whole, atol=1e-5)
+
+
+def test_tiles_of_a_network_with_another_grid() -> None:
+    image = np.random.default_rng(0).random((101, 203, 3), np.float32)
+    whole = Denoiser(Blur(), tile=1024)(image)
+    np.testing.assert_allclose(Denoiser(Blur(), tile=20, overlap=8)(image), whole, atol=1e-5)
+
+
+def test_uint8_is_the_rounded_result(dae: nn.Module) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (50, 60, 3), np.uint8)
+    exact = Denoiser(dae)(image / np.float32(255)) * 255
+    assert np.abs(Denoiser(dae)(image) - exact).max() <= 0.5 + 1e-3
+
+
+def test_grey_is_denoised_as_three_equal_channels(dae: nn.Module) -> None:
+    image = np.random.default_rng(0).random((40, 40), np.float32)
+    rgb = Denoiser(dae)(np.repeat(image[..., None], 3, axis=2))
+    np.testing.assert_allclose(Denoiser(dae)(image), rgb.mean(axis=2), atol=1e-6)
+
+
+def test_floating_point_is_taken_beyond_0_and_1_and_comes_back_within() -> None:
+    image = np.full((16, 16, 3), 3.0, np.float32)
+    assert (Denoiser(Blur())(image) == 1).all()
+    image[:, 8:] = -5
+    assert Denoiser(Blur())(image)[8, 8, 0] == 0  # the mean of some 3 and more -5
+
+
+def test_the_network_s_mode_is_left_as_it_was(dae: nn.Module) -> None:
+    for mode in (True, False):
+        dae.train(mode)
+        Denoiser(dae)(np.zeros((16, 16), np.uint8))
+        assert dae.training == mode
+
+
+@pytest.mark.parametrize(
+    "image",
+    [np.zeros((4, 4, 4), np.uint8), np.zeros(4), np.zeros((4, 4), np.int64), np.zeros((0, 4))],
+)
+def test_what_is_no_image_is_refused(dae: nn.Module, image: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="an image is"):
+        Denoiser(dae)(image)

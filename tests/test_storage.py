@@ -1,0 +1,68 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from raydae.errors import UserError
+from raydae.storage import Folder
+
+
+@pytest.fixture(params=["path", "uri"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
+    return Folder.of(tmp_path / "a" if request.param == "path" else f"{tmp_path.as_uri()}/a")
+
+
+def test_what_is_written_is_read(folder: Folder) -> None:
+    if folder.local is None:
+        (Path(folder.uri.removeprefix("file://"))).mkdir()
+    folder.write("b", b"one")
+    folder.write("b", b"two")
+    assert folder.read("b") == b"two"
+    assert folder.files() == ["b"]
+    folder.delete("b")
+    folder.delete("b")
+    assert folder.files() == []
+
+
+def test_an_absent_folder_is_empty(folder: Folder) -> None:
+    assert folder.files() == folder.folders() == []
+    with pytest.raises(FileNotFoundError):
+        folder.read("b")
+
+
+def test_folders_within(tmp_path: Path) -> None:
+    folder = Folder.of(tmp_path)
+    (folder / "b").write("c", b"")
+    (folder / "b" / "d").write("e", b"")
+    assert folder.folders() == ["b"]
+    assert folder.files() == []
+    assert folder.files(recursive=True) == ["b/c", "b/d/e"]
+    folder.delete("b")
+    assert folder.files(recursive=True) == []
+    assert (folder / "b").name == "b"
+
+
+def test_a_failed_write_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Folder.of(tmp_path)
+    folder.write("b", b"old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        folder.write("b", b"new")
+    assert folder.read("b") == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+def test_a_path_is_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Folder.of("runs").uri == str(tmp_path / "runs")
+
+
+def test_a_uri_that_is_none() -> None:
+    with pytest.raises(UserError, match="nonsense"):
+        Folder.of("nonsense://x/y")

@@ -1,0 +1,61 @@
+"""The stream as Ray Train's workers get it, for several numbers of them."""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+
+from raydae.config import Config
+from raydae.images import ImageSets
+from raydae.runs import Checkpoints, Progress
+from raydae.samples import Samples, Schedule
+from raydae.storage import Folder
+from raydae.stream import SampleStream, shares
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def collect(stream: SampleStream, workers: int) -> list[list[dict[str, np.ndarray]]]:
+    """What each worker gets, step by step."""
+    splits: list[dict[str, Any]] = stream.configure({"train": None}, workers, None, None)
+    rows = stream.schedule.share_rows(workers)
+
+    def drain(split: dict[str, Any]) -> list[dict[str, np.ndarray]]:
+        # Blocks live in shared memory as long as the iterator does.
+        return [{k: v.copy() for k, v in step.items()} for step in shares(split["train"], rows)]
+
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(drain, splits))
+
+
+@pytest.fixture
+def stream(config: Config, sets: ImageSets, tmp_path: Any) -> SampleStream:
+    config = config.override({"optim.epochs": 5})
+    schedule = Schedule.of(config, len(sets.train))
+    return SampleStream(Samples.of(config, sets.train), schedule, Folder.of(tmp_path))
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 4])
+def test_every_step_has_the_same_samples_for_any_number_of_workers(
+    stream: SampleStream, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raydae.stream.BLOCK_ROWS", 24)  # several blocks, the last one short
+    parts = collect(stream, workers)
+    assert [len(part) for part in parts] == [stream.schedule.steps] * workers
+    for step, shares_of_step in enumerate(zip(*parts, strict=True)):
+        indices = [index for share in shares_of_step for index in share["index"] if index >= 0]
+        assert indices == list(range(step * 8, step * 8 + 8))
+        for share in shares_of_step:
+            real = share["index"] >= 0
+            first, last = share["index"][real][[0, -1]]
+            expected = stream.samples.block([range(first, last + 1)], int(real.sum()))
+            for name, column in expected.items():  # made here; the stream's in other processes
+                np.testing.assert_array_equal(share[name][real], column)
+
+
+def test_the_stream_starts_where_the_checkpoint_is(stream: SampleStream) -> None:
+    Checkpoints(stream.run).save(Progress(step=7), {})
+    (part,) = collect(stream, 1)
+    assert part[0]["index"].tolist() == list(range(56, 64))
+    assert len(part) == stream.schedule.steps - 7

@@ -1,0 +1,100 @@
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from raydae import load
+from raydae.config import Config, ModelConfig
+from raydae.errors import UserError
+from raydae.models import build
+from raydae.weights import (
+    ModelInfo,
+    load_model,
+    pack,
+    pack_model,
+    pack_optimizer,
+    unpack,
+    unpack_optimizer,
+)
+
+INFO = ModelInfo(
+    model=ModelConfig(),
+    config=Config().to_dict(),
+    source="pictures",
+    train_hashes=("a", "b"),
+    val_hashes=("c",),
+    epoch=3,
+    val_psnr=25.5,
+)
+
+
+def test_a_model_file_holds_all_that_rebuilds_the_network(tmp_path: Path) -> None:
+    network = build(ModelConfig()).to(memory_format=torch.channels_last)
+    (tmp_path / "m").write_bytes(pack_model(network.state_dict(), INFO))
+    for path in (tmp_path / "m", str(tmp_path / "m"), (tmp_path / "m").as_uri()):
+        other, info = load_model(path)
+        assert info == INFO
+        assert not other.training
+        for name, value in network.state_dict().items():
+            assert torch.equal(value, other.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"short",
+        b"\xff" * 64,
+        b"not a model at all, but long enough to look like one",
+        pickle.dumps({"weights": [1, 2, 3]}),
+        safetensors.torch.save({"a": torch.zeros(3)}),
+        safetensors.torch.save({"a": torch.zeros(3)}, {"raydae": "{}"}),
+        pack({"a": torch.zeros(3)}, {"raydae": json.dumps({"format": 1, "model": {"name": "x"}})}),
+        pack_model({"layers.0.weight": torch.zeros(3)}, INFO),
+        pack_model(build(ModelConfig()).state_dict(), INFO)[:-100],
+    ],
+)
+def test_what_is_no_model_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "m").write_bytes(content)
+    with pytest.raises(UserError, match="is not a model of raydae") as caught:
+        load(tmp_path / "m")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_absent_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read"):
+        load(tmp_path / "none")
+
+
+def test_a_file_of_another_version(tmp_path: Path) -> None:
+    (tmp_path / "m").write_bytes(pack({}, {"raydae": json.dumps({"format": 99})}))
+    with pytest.raises(UserError, match="another version"):
+        load(tmp_path / "m")
+
+
+def test_weights_and_optimizer_come_back_bit_for_bit() -> None:
+    torch.manual_seed(0)
+    network = build(ModelConfig()).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(network.parameters(), fused=True)
+    network(torch.rand(4, 3, 16, 16)).mean().backward()
+    optimizer.step()
+    weights = unpack(pack(network.state_dict()))
+    assert all(torch.equal(weights[name], value) for name, value in network.state_dict().items())
+    state = unpack_optimizer(pack_optimizer(optimizer.state_dict()))
+    for key, values in optimizer.state_dict()["state"].items():
+        for name, value in values.items():
+            assert torch.equal(state["state"][key][name], value)
+            assert state["state"][key][name].stride() == value.stride()
+
+
+def test_a_pickle_that_would_run_code_is_not_run(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return Path.touch, (tmp_path / "ran",)  # type: ignore[return-value]
+
+    with pytest.raises(pickle.UnpicklingError):
+        unpack_optimizer(pack_optimizer({"state": Bomb()}))
+    assert not (tmp_path / "ran").exists()
