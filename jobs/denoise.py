@@ -15,11 +15,9 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from raydae import cli, console, load, report
+from raydae import cli, console, load
 from raydae.config import parse_sigma
 from raydae.errors import UserError
-from raydae.metrics import to_uint8
-from raydae.noise import evaluation_noise
 from raydae.pictures import denoise_file, expand, read_rgb
 from raydae.runs import find_model
 from raydae.storage import Folder, first_line
@@ -104,22 +102,32 @@ def _denoise_one(
     denoise: Callable[[Any], Any], sigma: float | None, source: Path, target: Path
 ) -> str | None:
     """Denoises one picture; what went wrong, or none."""
-
-    def on_noise(image: NDArray[Any]) -> NDArray[Any]:
-        assert sigma is not None
-        scale = 255 if image.dtype == np.uint8 else 1
-        result = denoise(evaluation_noise(to_uint8(image / scale), sigma))
-        return to_uint8(result) if scale == 255 else result.astype(image.dtype)
-
     try:
-        denoise_file(source, target, denoise if sigma is None else on_noise)
-        if sigma is not None:
-            title = f"{source.name} with noise of sigma {sigma:g}"
-            panel = report.panel([read_rgb(source)], sigma, denoise, title)
-            Folder.of(target.parent).write(f"{target.stem}-panel.png", panel)
+        if sigma is None:
+            denoise_file(source, target, denoise)
+        else:
+            _demonstrate(denoise, sigma, source, target)
     except OSError as error:
         return first_line(error)
     return None
+
+
+def _demonstrate(denoise: Callable[[Any], Any], sigma: float, source: Path, target: Path) -> None:
+    """Adds noise, denoises, and saves a panel of noisy, denoised and clean beside the result."""
+    from raydae.metrics import to_uint8  # with scikit-image and matplotlib: memory otherwise spared
+    from raydae.noise import evaluation_noise
+    from raydae.report import panel
+
+    def on_noise(image: NDArray[Any]) -> NDArray[Any]:
+        if image.dtype == np.uint8:
+            return to_uint8(denoise(evaluation_noise(image, sigma)))
+        denoised: NDArray[Any] = denoise(evaluation_noise(to_uint8(image), sigma))
+        return denoised.astype(image.dtype)
+
+    denoise_file(source, target, on_noise)
+    title = f"{source.name} with noise of sigma {sigma:g}"
+    picture = panel([read_rgb(source)], sigma, denoise, title)
+    Folder.of(target.parent).write(f"{target.stem}-panel.png", picture)
 
 
 if __name__ == "__main__":

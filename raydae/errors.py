@@ -1,7 +1,7 @@
 """The one exception that a user can cause: bad input, said in one line."""
 
 
-class UserError(ValueError):
+class UserError(Exception):
     """Something the user asked for cannot be done.
 
     The message is one line: what was wrong, and what to do. The jobs print it and exit with 2;

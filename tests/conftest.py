@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from raydae.config import Config
@@ -21,7 +22,7 @@ SMALL = {
 }
 
 
-def draw(seed: int, height: int = 48, width: int = 64) -> np.ndarray:
+def draw(seed: int, height: int = 48, width: int = 64) -> NDArray[np.uint8]:
     """A picture that can be learnt: a few smooth waves of colour."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
@@ -29,7 +30,7 @@ def draw(seed: int, height: int = 48, width: int = 64) -> np.ndarray:
         np.sin(y * rng.uniform(0.02, 0.2) + x * rng.uniform(0.02, 0.2) + rng.uniform(0, 6))
         for _ in range(3)
     ]
-    return np.uint8(127 + 100 * np.stack(waves, axis=-1))
+    return (127 + 100 * np.stack(waves, axis=-1)).astype(np.uint8)
 
 
 def draw_folder(folder: Path, number: int = 10, height: int = 48, width: int = 64) -> Path:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from raydae import loop
 from raydae.config import Config
@@ -105,7 +106,7 @@ def test_more_epochs_go_on_from_the_last(config: Config, sets: ImageSets, tmp_pa
 
 
 def test_checkpoints_come_by_the_clock_too(config: Config, sets: ImageSets, tmp_path: Path) -> None:
-    seen = set()
+    seen: set[Path] = set()
 
     def look(status: Status) -> bool:
         seen.update((tmp_path / "checkpoints").glob("step-*"))
@@ -131,14 +132,15 @@ def test_a_stream_that_brings_other_samples_is_an_error(
 def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_good_checkpoint(
     config: Config, sets: ImageSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = loop.functional.mse_loss
+    real = functional.mse_loss
     calls = []
 
     def loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         calls.append(1)
-        return real(output, target) * (float("nan") if len(calls) == 6 else 1)
+        factor = float("nan") if len(calls) == 6 else 1.0
+        return torch.mul(real(output, target), factor)
 
-    monkeypatch.setattr(loop.functional, "mse_loss", loss)
+    monkeypatch.setattr(functional, "mse_loss", loss)
     outcome = run(config, sets, tmp_path)
     assert outcome.status == "diverged"
     assert "nan at step 6 (epoch 2) with learning rate 0.001" in outcome.message
