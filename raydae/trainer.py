@@ -5,6 +5,7 @@ writes the same ones, and Ray's run state, which is not written atomically, is n
 Train starts the workers, shares out the samples, and starts anew when a worker dies.
 """
 
+import contextlib
 import threading
 import traceback
 from collections.abc import Callable
@@ -94,6 +95,8 @@ def train_on_ray(
         if stop_asked() and not told:
             channel.stop.remote()
             told = True
+    with contextlib.suppress(OSError):
+        run.folder.delete(".ray")
     outcome: Outcome | None
     status, outcome, problem = ray.get(channel.look.remote())
     if status is not None:

@@ -1,0 +1,57 @@
+"""What the README says to type can be typed, and what it lists is there."""
+
+import importlib.util
+import re
+import shlex
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from raydae import cli
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    line.partition("#")[0].strip().rpartition("&& ")[2]
+    for block in re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+    for line in block.splitlines()
+]
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"job_{name}", ROOT / "jobs" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their annotations up there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python jobs/")])
+def test_a_job_s_command_line_is_understood(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "config.json").write_text("{}")
+    _, script, *words = shlex.split(command)
+    module = load(Path(script).stem)
+    if hasattr(module, "Launch"):
+        cli.parse_with_config(module.Launch, "", words)
+    else:
+        cli.parse(module.Arguments, "", words)
+
+
+def test_ci_runs_the_test_command_of_the_readme() -> None:
+    assert 'pip install -e ".[test]" && pytest' in README
+    script = (ROOT / ".ci" / "run").read_text()
+    assert '-e ".[test]"' in script
+    assert "pytest" in script
+
+
+def test_every_module_is_listed() -> None:
+    modules = {path.name for path in (ROOT / "raydae").glob("*.py")} - {"__init__.py"}
+    assert set(re.findall(r"^      (\w+\.py) ", README, flags=re.MULTILINE)) == modules
