@@ -23,6 +23,7 @@ from rich.console import Console
 
 from raydae import cli, console
 from raydae.config import Config, check_workers, parse_workers
+from raydae.errors import UserError
 from raydae.events import Events
 from raydae.images import ImageSets, find_images, read_image, spread_over, synthetic_set
 from raydae.runs import Checkpoints, Run, Status, check_name, claim, open_run
@@ -155,8 +156,14 @@ def test(run: Run, screen: Console) -> None:
     images = [read_image(file.uri) for file in spread_over(run.sets.test, SAMPLE_IMAGES)]
     sigma = sigmas[len(sigmas) // 2]
     title = f"{run.folder.name}: {info.model.name} after epoch {info.epoch}, sigma {sigma:g}"
-    run.folder.write("samples.png", report.panel(images, sigma, Denoiser(network), title))
-    run.folder.write("results.json", json.dumps(results, indent=1).encode())
+    samples = report.panel(images, sigma, Denoiser(network), title)
+    try:
+        run.folder.write("samples.png", samples)
+        run.folder.write("results.json", json.dumps(results, indent=1).encode())
+    except OSError as error:
+        raise UserError(
+            f"{run.folder} cannot be written ({error}); make room, and run the same command again"
+        ) from None
     latest = Checkpoints(run.folder).latest()
     console.print_some(screen, "unreadable on the way", latest[0].unreadable if latest else [])
     console.print_some(screen, "not tested", failed)
@@ -181,6 +188,7 @@ def listening(screen: Console) -> Iterator[Callable[[], bool]]:
     def listen(signum: int, frame: object) -> None:
         nonlocal asked
         if asked:
+            screen.show_cursor()
             os._exit(130)  # Ray's processes end with this one
         asked = True
         screen.print("stopping after a checkpoint; once more to stop at once")

@@ -54,10 +54,18 @@ def start_ray(
         return
     # Ray Data takes the CPUs that Ray Train leaves, and waits for ever where it leaves none. These
     # are logical: the samples for one worker need a few hundredths of a core.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     workers = asked[1] if asked else 1
-    training = max(cores or 1, workers * (threads or 1))
+    training = max(cores(), workers * (threads or 1))
     ray.init(address="local", num_cpus=training + DATA_CPUS, include_dashboard=False, **quiet)
+
+
+def cores() -> int:
+    """The CPUs that there really are: the cluster's, or this machine's where Ray is its own."""
+    if "RAY_ADDRESS" in os.environ:
+        return int(ray.cluster_resources().get("CPU", 1))
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def choose_workers(

@@ -57,15 +57,16 @@ class TrainingDisplay:
         for record in status.history[self._printed :]:
             self.console.print(
                 f"epoch {record['epoch']:>{len(str(self.epochs))}}/{self.epochs}"
-                f"  loss {record['loss']:.6f}  val PSNR {record['val_psnr']:.2f} dB"
-                f"  SSIM {record['val_ssim']:.4f}  {record['patches_per_s']:.0f} patches/s"
+                f"  loss {record['loss']:.6f}  val PSNR {_number(record['val_psnr'], '.2f')} dB"
+                f"  SSIM {_number(record['val_ssim'], '.4f')}"
+                f"  {record['patches_per_s']:.0f} patches/s"
             )
             self._printed += 1
         words = [f"epoch {status.epoch}/{self.epochs}", f"step {status.step}/{status.steps}"]
         if status.loss is not None:
             words.append(f"loss {status.loss:.5f}")
         if status.history:
-            words.append(f"PSNR {status.history[-1]['val_psnr']:.2f} dB")
+            words.append(f"PSNR {_number(status.history[-1]['val_psnr'], '.2f')} dB")
         if status.patches_per_s is not None:
             words.append(f"{status.patches_per_s:.0f} patches/s")
         self._progress.update(
@@ -129,18 +130,17 @@ def result_table(rows: Sequence[dict[str, Any]]) -> Table:
             row["set"],
             f"{row['sigma']:g}",
             str(row["images"]),
-            *(
-                "-" if value is None else f"{value:{form}}"
-                for value, form in (
-                    (noisy, ".2f"),
-                    (denoised, ".2f"),
-                    (gain, "+.2f"),
-                    (row["ssim_noisy"], ".4f"),
-                    (row["ssim"], ".4f"),
-                )
-            ),
+            _number(noisy, ".2f"),
+            _number(denoised, ".2f"),
+            _number(gain, "+.2f"),
+            _number(row["ssim_noisy"], ".4f"),
+            _number(row["ssim"], ".4f"),
         )
     return table
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else f"{value:{form}}"
 
 
 def print_some(console: Console, what: str, lines: Sequence[str], most: int = 5) -> None:

@@ -1,6 +1,7 @@
 """The history of a run as TensorBoard events."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -58,4 +59,5 @@ class Events:
             event.wall_time = record["time"]
             self._writer.add_event(event)
         self._written = len(history)
-        self._writer.flush()
+        with suppress(OSError):  # a full disk shows at the next checkpoint, which matters more
+            self._writer.flush()

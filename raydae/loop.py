@@ -198,7 +198,7 @@ class _Run:
             if stop and self.step < schedule.steps:
                 return Outcome("stopped")
             agreed, agree_at = time.monotonic(), self.step + gap
-        problem = self._on_rank_0(self._write_models)
+        problem = self._on_rank_0(self._write_results)
         if self.context.rank == 0:
             self.context.tell(self._status())
         return Outcome("finished") if problem is None else Outcome("failed", problem)
@@ -271,8 +271,8 @@ class _Run:
                 "epoch": len(progress.history) + 1,
                 "step": self.step,
                 "loss": progress.loss_sum / progress.loss_steps,
-                "val_psnr": val_psnr,
-                "val_ssim": val_ssim,
+                "val_psnr": val_psnr if math.isfinite(val_psnr) else None,  # JSON has no infinity
+                "val_ssim": val_ssim if math.isfinite(val_ssim) else None,
                 "patches_per_s": round(patches / seconds, 1),
                 "lr": self.config.optim.lr,
                 "workers": self.context.workers,
@@ -291,18 +291,19 @@ class _Run:
     def _validate(self) -> tuple[float, float]:
         """Mean PSNR (dB) and SSIM over the validation images, shared out among the workers."""
         denoise = Denoiser(self.network, self.context.device, self.precision)
-        sums = torch.zeros(3, dtype=torch.float64, device=self.context.device)
+        sums = np.zeros(3)
         images = spread_over(self.sets.val, self.config.validation.images)
         for file in images[self.context.rank :: self.context.workers]:
             clean = read_image(file.uri)
             for sigma in self.config.evaluation_sigmas:
                 denoised = to_uint8(denoise(evaluation_noise(clean, sigma)))
-                sums += torch.tensor([psnr(clean, denoised), ssim(clean, denoised), 1.0])
-        total_psnr, total_ssim, count = self.context.total(sums).tolist()
+                sums += psnr(clean, denoised), ssim(clean, denoised), 1
+        totals = self.context.total(torch.from_numpy(sums).to(self.context.device))
+        total_psnr, total_ssim, count = totals.tolist()
         return total_psnr / count, total_ssim / count
 
     def _save(self) -> None:
-        """Writes a checkpoint, and the history beside it."""
+        """Writes a checkpoint, then the history as it is there."""
         self.progress.config = self._resolved()
         self.progress.workers = self.context.workers
         self.progress.unreadable = sorted(self.unreadable)
@@ -313,10 +314,15 @@ class _Run:
         if self.best is not None:
             files["best.safetensors"] = pack(self.best)
         self.checkpoints.save(self.progress, files)
+        self._write_history()
+
+    def _write_history(self) -> None:
         lines = [json.dumps(record) + "\n" for record in self.progress.history]
         self.folder.write("history.jsonl", "".join(lines).encode())
 
-    def _write_models(self) -> None:
+    def _write_results(self) -> None:
+        """The models, and the history once more: the last write may have been cut short."""
+        self._write_history()
         assert self.best is not None  # an epoch was done
         last = len(self.progress.history)
         for name, weights, epoch in (

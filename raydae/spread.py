@@ -6,6 +6,8 @@ from typing import Any, Generic, TypeVar
 
 import ray
 
+from raydae.cluster import cores
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -34,11 +36,9 @@ def spread(
         (number of the item, result) as they are done; the error in place of the result where
         working on the item raised, or killed its process four times.
     """
-    have = ray.cluster_resources()
-    gpus = int(have.get("GPU", 0))
-    cores = sum(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+    gpus = int(ray.cluster_resources().get("GPU", 0))
     needs = {"num_gpus": 1, "num_cpus": 1} if gpus else {"num_cpus": 1}
-    number = min(gpus or cores, len(items))
+    number = min(gpus or cores(), len(items))
     hand_class: Any = _Hand  # Ray has made more of it than a class
     hands = [hand_class.options(**needs).remote(prepare) for _ in range(number)]
     waiting = iter(enumerate(items))

@@ -1,0 +1,93 @@
+import io
+
+from rich.console import Console
+
+from raydae.console import TrainingDisplay, print_some, result_table
+from raydae.runs import Status
+from raydae.samples import Schedule
+
+SCHEDULE = Schedule(pass_samples=64, batch_size=32, micro_batch=4, epochs=3)
+
+
+def record(epoch: int, psnr: float | None = 20.0) -> dict[str, object]:
+    return {
+        "epoch": epoch,
+        "loss": 0.1,
+        "val_psnr": psnr,
+        "val_ssim": 0.5,
+        "patches_per_s": 100.0,
+    }
+
+
+def status(*epochs: int) -> Status:
+    return Status(
+        epoch=1,
+        step=len(epochs) * 2,
+        steps=6,
+        loss=0.1,
+        patches_per_s=99.0,
+        history=[record(epoch) for epoch in epochs],
+        precision="fp32",
+        threads=1,
+    )
+
+
+def shown(terminal: bool, *statuses: Status, done: int = 0) -> str:
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=terminal, width=120)
+    with TrainingDisplay(console, SCHEDULE, [record(i + 1) for i in range(done)]) as display:
+        for each in statuses:
+            display.show(each)
+    return text.getvalue()
+
+
+def test_in_a_file_there_is_a_line_for_each_epoch_and_nothing_else() -> None:
+    text = shown(False, status(), status(1), status(1), status(1, 2, 3))
+    lines = [
+        f"epoch {i}/3  loss 0.100000  val PSNR 20.00 dB  SSIM 0.5000  100 patches/s"
+        for i in (1, 2, 3)
+    ]
+    assert text.splitlines() == lines
+
+
+def test_epochs_of_an_earlier_process_are_not_shown_again() -> None:
+    assert shown(False, status(1, 2), done=1).startswith("epoch 2/3")
+
+
+def test_in_a_terminal_one_line_is_live() -> None:
+    text = shown(True, status(1))
+    assert "step 2/6" in text
+    assert "99 patches/s" in text
+
+
+def test_what_has_no_value_is_a_dash() -> None:
+    text = io.StringIO()
+    row = {
+        "set": "test",
+        "sigma": 25.0,
+        "images": 3,
+        "psnr_noisy": 20.17,
+        "psnr": None,
+        "ssim_noisy": 0.4,
+        "ssim": None,
+    }
+    Console(file=text, width=120).print(result_table([row]))
+    assert text.getvalue().split()[-9:] == [
+        "SSIM",
+        "test",
+        "25",
+        "3",
+        "20.17",
+        "-",
+        "-",
+        "0.4000",
+        "-",
+    ]
+
+
+def test_long_lists_are_cut() -> None:
+    text = io.StringIO()
+    print_some(Console(file=text), "left out", [f"{i}.png" for i in range(9)], most=2)
+    assert text.getvalue().splitlines() == ["left out: 9", "  0.png", "  1.png", "  and 7 more"]
+    print_some(Console(file=text), "left out", [])
+    assert text.getvalue().count("left out") == 1
