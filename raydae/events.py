@@ -54,7 +54,11 @@ class Events:
         if self._writer is None or len(history) == self._written:
             return
         for record in history[self._written :]:
-            values = [Summary.Value(tag=tag, simple_value=record[key]) for key, tag in TAGS.items()]
+            values = [
+                Summary.Value(tag=tag, simple_value=record[key])
+                for key, tag in TAGS.items()
+                if record[key] is not None
+            ]
             event = Event(step=record["epoch"], summary=Summary(value=values))
             event.wall_time = record["time"]
             self._writer.add_event(event)
