@@ -86,7 +86,9 @@ def resolve_precision(asked: str, device: torch.device) -> str:
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         capabilities = torch.cpu.get_capabilities()
-        native = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+        native = any(
+            capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")
+        )  # x86, ARM
     return "bf16" if native else "fp32"
 
 
@@ -369,6 +371,4 @@ class _Run:
             loss=progress.loss_sum / progress.loss_steps if progress.loss_steps else None,
             patches_per_s=steps * self.schedule.batch_size / seconds if steps else None,
             history=progress.history,
-            precision=self.precision,
-            threads=torch.get_num_threads(),
         )

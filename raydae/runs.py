@@ -79,8 +79,6 @@ class Status:
     patches_per_s: float | None
     history: list[dict[str, Any]]
     """A record for each epoch done."""
-    precision: str
-    threads: int
 
 
 class Checkpoints:

@@ -27,8 +27,6 @@ def status(*epochs: int) -> Status:
         loss=0.1,
         patches_per_s=99.0,
         history=[record(epoch) for epoch in epochs],
-        precision="fp32",
-        threads=1,
     )
 
 
