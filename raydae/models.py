@@ -41,12 +41,11 @@ class DenoisingAutoencoder(nn.Module):
                 nn.MaxPool2d(2),
             ]
         for n_in, n_out in zip(widths[:0:-1], widths[-2::-1], strict=True):
-            layers.append(nn.ConvTranspose2d(n_in, n_out, 3, stride=2, padding=1, output_padding=1))
-            layers += (
-                [nn.Sigmoid()]
-                if n_out == 3
-                else [nn.BatchNorm2d(n_out), nn.LeakyReLU(inplace=True)]
-            )
+            layers += [
+                nn.ConvTranspose2d(n_in, n_out, 3, stride=2, padding=1, output_padding=1),
+                nn.BatchNorm2d(n_out),
+                nn.Sigmoid() if n_out == 3 else nn.LeakyReLU(inplace=True),
+            ]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, noisy: Tensor) -> Tensor:
