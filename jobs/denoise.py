@@ -127,7 +127,7 @@ def _demonstrate(denoise: Callable[[Any], Any], sigma: float, source: Path, targ
     denoise_file(source, target, on_noise)
     title = f"{source.name} with noise of sigma {sigma:g}"
     picture = panel([read_rgb(source)], sigma, denoise, title)
-    Folder.of(target.parent).write(f"{target.stem}-panel.png", picture)
+    Folder.of(target.parent).write(f"{target.name}.panel.png", picture)
 
 
 if __name__ == "__main__":

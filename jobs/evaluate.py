@@ -73,7 +73,7 @@ def main() -> int:
             "results": rows,
             "model": model,
             "unreadable": [*unreadable, *failed],
-            "images": [asdict(line) for line in scores],
+            "images": evaluation.records(scores),
         }
         text = (
             evaluation.to_csv(scores)

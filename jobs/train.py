@@ -9,13 +9,14 @@ goes on where a run ended.
 
 import json
 import os
+import secrets
 import shlex
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -58,8 +59,10 @@ class Launch:
 def main() -> int:
     """Runs the job; returns its exit code."""
     config, launch = cli.parse_with_config(Launch, __doc__ or "")
+    check_workers(parse_workers(launch.num_workers), config)
     screen = console.make_console()
-    name = check_name(launch.name or time.strftime(f"{config.model.name}-%Y%m%d-%H%M%S"))
+    now = time.strftime("%Y%m%d-%H%M%S")
+    name = check_name(launch.name or f"{config.model.name}-{now}-{secrets.token_hex(2)}")
     folder = Folder.of(launch.storage) / name
     with claim(folder):
         run = open_run(folder, config, launch.restart)
@@ -73,21 +76,20 @@ def main() -> int:
 def train_and_test(run: Run, launch: Launch, screen: Console) -> int:
     """Trains a run from where it is, tests it, and shows what there is."""
     asked = parse_workers(launch.num_workers)
-    check_workers(asked, run.config)
-    if run.sets is None:
-        run = run.begin(find_and_report(run.config, screen))
-    assert run.sets is not None
+    sets = run.sets or find_and_report(run.config, screen)
 
     from raydae import cluster, trainer  # with torch, which takes seconds: bad input comes first
 
     cluster.start_ray(asked, run.config.threads, launch.verbose)
     workers, word = cluster.choose_workers(asked, launch.use_gpu, run.config)
+    if run.sets is None:  # not before all is known to be well: it deletes what --restart replaces
+        run = run.begin(sets)
     if word:
         screen.print(word)
-    sigma, images = run.config.noise.sigma, len(run.sets.train)
     screen.print(
-        f"{run.folder.name}: {run.config.model.name} on {images} images of {run.sets.source}, "
-        f"sigma {sigma}, {workers}"
+        f"{run.folder.name}: {run.config.model.name} on {len(sets.train)} images of {sets.source}, "
+        f"sigma {run.config.noise.sigma}, {workers}",
+        soft_wrap=True,
     )
     if run.progress.step:
         screen.print(f"goes on after step {run.progress.step} of {run.schedule.steps}")
@@ -106,7 +108,7 @@ def train_and_test(run: Run, launch: Launch, screen: Console) -> int:
             run, workers, on_status, stop_asked, launch.checkpoint_minutes
         )
     if outcome.status == "stopped":
-        screen.print(f"stopped; to go on: {command_to_continue(run.folder.name)}")
+        screen.print(f"stopped; to go on: {command_to_continue(run.folder.name)}", soft_wrap=True)
         return 130
     if outcome.status != "finished":
         print(f"error: {outcome.message}", file=sys.stderr)
@@ -147,13 +149,18 @@ def test(run: Run, screen: Console) -> None:
         scores, failed = evaluation.evaluate(model, run.sets.test, sigmas, progress)
     network, info = load_model(model)
     remark = evaluation.check_overlap(info, run.sets.test, force=True)
+    latest = Checkpoints(run.folder).latest()
+    on_the_way = latest[0].unreadable if latest else []
     results = {
         "results": evaluation.table("test", scores, remark),
         "source": run.sets.source,
-        "unreadable": [*run.sets.left_out, *failed],
-        "images": [asdict(line) for line in scores],
+        "left_out": list(run.sets.left_out),
+        "unreadable": [*on_the_way, *failed],
+        "images": evaluation.records(scores),
     }
-    images = [read_image(file.uri) for file in spread_over(run.sets.test, SAMPLE_IMAGES)]
+    tested = {line.image for line in scores}
+    readable = tuple(file for file in run.sets.test if file.name in tested)
+    images = [read_image(file.uri) for file in spread_over(readable, SAMPLE_IMAGES)]
     sigma = sigmas[len(sigmas) // 2]
     title = f"{run.folder.name}: {info.model.name} after epoch {info.epoch}, sigma {sigma:g}"
     samples = report.panel(images, sigma, Denoiser(network), title)
@@ -164,15 +171,17 @@ def test(run: Run, screen: Console) -> None:
         raise UserError(
             f"{run.folder} cannot be written ({error}); make room, and run the same command again"
         ) from None
-    latest = Checkpoints(run.folder).latest()
-    console.print_some(screen, "unreadable on the way", latest[0].unreadable if latest else [])
+    console.print_some(screen, "unreadable on the way", on_the_way)
     console.print_some(screen, "not tested", failed)
     show_results(run.folder, screen)
 
 
 def show_results(folder: Folder, screen: Console) -> None:
     """The test table, where the files are, and what to do with them."""
-    screen.print(console.result_table(json.loads(folder.read("results.json"))["results"]))
+    rows = json.loads(folder.read("results.json"))["results"]
+    screen.print(console.result_table(rows))
+    if "remark" in rows[0]:
+        screen.print(f"note: {rows[0]['remark']}", style="yellow")
     screen.print(f"files: {folder}", soft_wrap=True)
     model = shlex.quote(f"{folder}/model.safetensors")
     screen.print(

@@ -4,7 +4,7 @@ import ray
 
 from raydae.runs import Outcome, Status
 
-MOST_STARTS = 4  # of the workers from the same step: three restarts without a new checkpoint
+MOST_STARTS = 4  # of the workers: three restarts without a new checkpoint
 
 
 @ray.remote(num_cpus=0)
@@ -16,28 +16,30 @@ class Channel:
         self._outcome: Outcome | None = None
         self._stop = False
         self._problem = ""
-        self._started_at, self._starts = -1, 0
+        self._saved, self._starts = -1, 0
 
-    def begin(self, step: int) -> Outcome | None:
-        """The workers start from a step; an outcome where they have done so too often."""
-        self._starts = self._starts + 1 if step == self._started_at else 1
-        self._started_at = step
+    def begin(self) -> Outcome | None:
+        """The workers start; an outcome where they have done so too often."""
+        self._starts += 1
+        problem, self._problem = self._problem, ""
         if self._starts <= MOST_STARTS:
             return None
         return Outcome(
             "failed",
-            f"the workers died {MOST_STARTS} times without coming beyond step {step}; the last "
-            f"said: {self._problem or 'nothing (out of memory, or killed)'}",
+            f"the workers died {MOST_STARTS} times without a new checkpoint; the last time: "
+            f"{problem or 'without a word (killed, or out of memory)'}",
         )
 
     def tell(self, status: Status) -> bool:
         """Where the run is; returns whether it should stop."""
         self._status = status
+        if status.saved > self._saved:
+            self._saved, self._starts = status.saved, min(self._starts, 1)
         return self._stop
 
     def complain(self, problem: str) -> None:
-        """What a worker is about to die of."""
-        self._problem = problem
+        """What a worker is about to die of; the first to say so knows, the others lost a peer."""
+        self._problem = self._problem or problem
 
     def end(self, outcome: Outcome) -> None:
         """How the run ended."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 
 from raydae.config import Config, load_config
 from raydae.errors import UserError
@@ -115,9 +116,7 @@ def main(job: Callable[[], int]) -> None:
     try:
         code = job()
     except UserError as error:
-        Console(stderr=True, soft_wrap=True, highlight=False).print(
-            f"[bold red]error:[/] {error}", markup=True
-        )
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}")
         code = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

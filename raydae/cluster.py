@@ -9,6 +9,7 @@ import ray.data
 
 from raydae.config import Config
 from raydae.errors import UserError
+from raydae.storage import first_line
 
 DATA_CPUS = 2  # logical CPUs beside the workers', for the tasks that make samples
 
@@ -50,7 +51,13 @@ def start_ray(
     ray.data.DataContext.get_current().enable_progress_bars = verbose
     quiet: dict[str, Any] = {} if verbose else {"log_to_driver": False, "logging_level": "ERROR"}
     if "RAY_ADDRESS" in os.environ:
-        ray.init(**quiet)
+        try:
+            ray.init(**quiet)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f"RAY_ADDRESS={os.environ['RAY_ADDRESS']} is no Ray cluster that answers "
+                f"({first_line(error)}); start it, or unset RAY_ADDRESS"
+            ) from None
         return
     # Ray Data takes the CPUs that Ray Train leaves, and waits for ever where it leaves none. These
     # are logical: the samples for one worker need a few hundredths of a core.
@@ -98,20 +105,28 @@ def choose_workers(
                 f"is shared among {number} at most; raise --batch-size to use them"
             )
     if gpu:
+        threads = config.threads or 1
+        if asked[0] * threads + DATA_CPUS > cpus:
+            raise UserError(
+                f"{_plural(asked[0], 'worker')} of {_plural(threads, 'CPU')} and {DATA_CPUS} CPUs "
+                f"to make samples are more than the {cpus} there are; lower --threads"
+            )
         if asked[0] > gpus:
             raise UserError(
                 f"--num-workers {asked[0]} needs {asked[0]} GPUs and there are {gpus}; "
                 f"ask for {gpus}, or use --use-gpu no"
             )
-        return Workers(asked[0], asked[1], gpu, config.threads or 1), word
+        return Workers(asked[0], asked[1], gpu, threads), word
+    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
     spare = max(cpus - DATA_CPUS, 1)
-    threads = config.threads or max(spare // asked[1], 1)
-    if asked[0] * threads > spare:
+    threads = config.threads or max(min(spare // asked[1], max(nodes)), 1)
+    fitting = min(sum(node // threads for node in nodes), spare // threads)
+    if asked[0] > fitting:
         raise UserError(
             f"{_plural(asked[0], 'worker')} of {_plural(threads, 'CPU')} and {DATA_CPUS} CPUs to "
             f"make samples are more than the {cpus} there are; lower --num-workers or --threads"
         )
-    return Workers(asked[0], min(asked[1], spare // threads), gpu, threads), word
+    return Workers(asked[0], min(asked[1], fitting), gpu, threads), word
 
 
 def _plural(number: int, noun: str) -> str:

@@ -137,6 +137,8 @@ class Config:
 
     def __post_init__(self) -> None:
         _at_least("seed", self.seed, 0)
+        if self.seed >= 2**32:
+            raise UserError(f"seed must be below 2**32, not {self.seed}")
         if self.threads is not None:
             _at_least("threads", self.threads, 1)
         if self.optim.micro_batch % self.data.crops_per_visit:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from raydae.runs import Status
 from raydae.samples import Schedule
@@ -17,11 +18,10 @@ from raydae.samples import Schedule
 
 def make_console() -> Console:
     """For standard output; as wide as the terminal, and wide enough for a table in a file."""
-    console = Console(highlight=False)
+    # No markup: file names may hold what Rich would take for it.
+    console = Console(highlight=False, markup=False)
     if not console.is_terminal:
-        console = Console(
-            highlight=False, width=max(shutil.get_terminal_size((120, 24)).columns, 120)
-        )
+        console.width = max(shutil.get_terminal_size((120, 24)).columns, 120)
     return console
 
 
@@ -148,11 +148,11 @@ def print_some(console: Console, what: str, lines: Sequence[str], most: int = 5)
     if lines:
         console.print(f"{what}: {len(lines)}", style="yellow")
         for line in lines[:most]:
-            console.print(f"  {line}", soft_wrap=True, markup=False)
+            console.print(f"  {line}", soft_wrap=True)
         if len(lines) > most:
             console.print(f"  and {len(lines) - most} more")
 
 
 def notice(console: Console, text: str) -> None:
     """Something that must not be missed."""
-    console.print(Panel(text, border_style="bold yellow", title="NOTE", expand=False))
+    console.print(Panel(Text(text), border_style="bold yellow", title="NOTE", expand=False))

@@ -129,6 +129,17 @@ def table(name: str, scores: Sequence[Score], remark: str | None = None) -> list
     return rows
 
 
+def records(scores: Sequence[Score]) -> list[dict[str, Any]]:
+    """The scores image by image, as JSON can hold them: what is no number is none."""
+    return [
+        {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in asdict(line).items()
+        }
+        for line in scores
+    ]
+
+
 def to_csv(scores: Sequence[Score]) -> str:
     """The scores image by image, as CSV with a header."""
     text = io.StringIO()

@@ -19,7 +19,7 @@ from raydae import bsds500, synthetic
 from raydae.config import DataConfig, Protocol
 from raydae.errors import UserError
 from raydae.pictures import read_rgb
-from raydae.storage import Folder
+from raydae.storage import Folder, split_path
 
 SPLITS = ("train", "val", "test")
 SYNTHETIC = "the embedded synthetic set (dead leaves)"
@@ -80,8 +80,8 @@ def read_image(uri: str) -> NDArray[np.uint8]:
     """
     if "://" not in uri:
         return read_rgb(Path(uri), MAX_PIXELS)
-    parent, _, name = uri.rpartition("/")
-    return read_rgb(io.BytesIO(Folder(parent).read(name)), MAX_PIXELS)
+    folder, name = split_path(uri)
+    return read_rgb(io.BytesIO(folder.read(name)), MAX_PIXELS)
 
 
 def find_images(
@@ -161,7 +161,7 @@ def list_images(path: str) -> list[tuple[str, str]]:
         raise UserError(f"{path} cannot be listed: {error}") from None
     if not names:
         raise UserError(f"{path} has no images ({' '.join(sorted(SUFFIXES))})")
-    return [(f"{folder.uri}/{name}", name) for name in names]
+    return [(folder.path_of(name), name) for name in names]
 
 
 def evaluation_images(
@@ -176,7 +176,10 @@ def evaluation_images(
     Raises:
         UserError: no such folder, no image in it, or a protocol for images that are not BSDS500.
     """
-    root = _find_bsds500(path)
+    try:
+        root = _find_bsds500(path)
+    except bsds500.DownloadError as error:
+        raise UserError(str(error)) from None
     if root is None:
         assert path is not None
         if protocol is not None:
@@ -228,7 +231,16 @@ def _listing(
         )
     images = list_images(config.path)
     folders = {name.split("/")[0] for _, name in images if "/" in name}
-    return config.path, _by_folder(images) if set(SPLITS) <= folders else _by_hash(images)
+    present = [split for split in SPLITS if split in folders]
+    if len(present) == len(SPLITS):
+        return config.path, _by_folder(images)
+    if len(present) == 2:
+        missing = next(split for split in SPLITS if split not in folders)
+        raise UserError(
+            f"{config.path} has folders {present[0]} and {present[1]} but no {missing}; add it, or "
+            "rename them for a split by names"
+        )
+    return config.path, _by_hash(images)
 
 
 def _find_bsds500(path: str | None) -> Path | None:

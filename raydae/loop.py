@@ -60,8 +60,6 @@ class Context:
     """CPU threads for torch; none: as torch has them."""
     tell: Callable[[Status], bool] = lambda status: False
     """Called on rank 0 at every agreement; True asks the run to stop."""
-    begin: Callable[[int], Outcome | None] = lambda step: None
-    """Called on rank 0 with the step that the run starts from; an outcome ends it there."""
 
     def total(self, values: Tensor) -> Tensor:
         """The sum over all workers, in place; float64, any shape."""
@@ -134,6 +132,7 @@ class _Run:
         best = files.get("best.safetensors")
         self.best: Weights | None = None if best is None else unpack(best)
         self.step = self.progress.step  # steps done, those not yet agreed on included
+        self.saved_step = self.step
         self.losses: list[Tensor] = []  # of these; each this worker's part
         self.unreadable = set(self.progress.unreadable)
         self.epoch_started, self.waited_s, self.epoch_first_step = time.monotonic(), 0.0, self.step
@@ -161,10 +160,6 @@ class _Run:
     def train(self, batches: Callable[[int], Iterator[Batch]], checkpoint_s: float) -> Outcome:
         """Steps until the run is done, is stopped, or cannot go on."""
         progress, schedule = self.progress, self.schedule
-        verdict = self.context.begin(self.step) if self.context.rank == 0 else None
-        ended: Outcome | None = self.context.gather(verdict)[0]
-        if ended is not None:
-            return ended
         stream = batches(self.step)
         agree_at = self.step + 1  # soon: the first step shows how long the others will take
         agreed = saved = time.monotonic()
@@ -191,9 +186,11 @@ class _Run:
             if epoch_ends or save or stop:
                 if self.context.workers > 1:
                     self.unreadable = set().union(*self.context.gather(self.unreadable))
+                if not all(bool(value.isfinite().all()) for value in self.network.parameters()):
+                    return Outcome("diverged", self._diverged(self.step, math.nan))
                 if (problem := self._on_rank_0(self._save)) is not None:
                     return Outcome("failed", problem)
-                saved = time.monotonic()
+                saved, self.saved_step = time.monotonic(), self.step
             if epoch_ends:
                 self.epoch_started, self.waited_s = time.monotonic(), 0.0
                 self.epoch_first_step = self.step
@@ -292,17 +289,25 @@ class _Run:
 
     def _validate(self) -> tuple[float, float]:
         """Mean PSNR (dB) and SSIM over the validation images, shared out among the workers."""
+        if self.context.workers > 1:
+            # Batch statistics differ between the workers until the next step; rank 0's are saved.
+            for buffer in self.network.buffers():
+                dist.broadcast(buffer, src=0)
         denoise = Denoiser(self.network, self.context.device, self.precision)
         sums = np.zeros(3)
         images = spread_over(self.sets.val, self.config.validation.images)
         for file in images[self.context.rank :: self.context.workers]:
-            clean = read_image(file.uri)
+            try:
+                clean = read_image(file.uri)
+            except OSError:
+                self.unreadable.add(file.name)
+                continue
             for sigma in self.config.evaluation_sigmas:
                 denoised = to_uint8(denoise(evaluation_noise(clean, sigma)))
                 sums += psnr(clean, denoised), ssim(clean, denoised), 1
         totals = self.context.total(torch.from_numpy(sums).to(self.context.device))
         total_psnr, total_ssim, count = totals.tolist()
-        return total_psnr / count, total_ssim / count
+        return (total_psnr / count, total_ssim / count) if count else (math.nan, math.nan)
 
     def _save(self) -> None:
         """Writes a checkpoint, then the history as it is there."""
@@ -354,11 +359,10 @@ class _Run:
 
     def _diverged(self, step: int, loss: float) -> str:
         epoch = self.schedule.epoch_of(step - 1) + 1
-        kept = f"; the weights after epoch {len(self.progress.history)} are kept in checkpoints/"
         return (
             f"the loss became {loss} at step {step} (epoch {epoch}) with learning rate "
-            f"{self.config.optim.lr:g}; lower --lr and train again with --restart"
-            f"{kept if self.progress.history else ''}"
+            f"{self.config.optim.lr:g}; lower --lr and train again with --restart, or under "
+            "another --name; the last good checkpoint is kept"
         )
 
     def _status(self) -> Status:
@@ -368,6 +372,7 @@ class _Run:
             epoch=min(self.schedule.epoch_of(self.step) + 1, self.schedule.epochs),
             step=self.step,
             steps=self.schedule.steps,
+            saved=self.saved_step,
             loss=progress.loss_sum / progress.loss_steps if progress.loss_steps else None,
             patches_per_s=steps * self.schedule.batch_size / seconds if steps else None,
             history=progress.history,

@@ -74,6 +74,8 @@ class Status:
     """From 1; the one under way."""
     step: int
     steps: int
+    saved: int
+    """The step of the latest checkpoint."""
     loss: float | None
     """Mean over the epoch so far."""
     patches_per_s: float | None
@@ -153,6 +155,8 @@ class Run:
     sets: ImageSets | None
     """The images it was begun with; none: it is new."""
     progress: Progress
+    restarted: bool = False
+    """Whether what an earlier run left there goes when this one begins."""
 
     @property
     def schedule(self) -> Schedule:
@@ -166,13 +170,17 @@ class Run:
         return self.sets is not None and self.progress.step >= self.schedule.steps
 
     def begin(self, sets: ImageSets) -> "Run":
-        """Records the configuration and the images.
+        """Records the configuration and the images; clears the folder of a run that is restarted.
 
         Raises:
             UserError: the folder cannot be written.
         """
-        run = dataclasses.replace(self, sets=sets)
+        run = dataclasses.replace(self, sets=sets, restarted=False)
         try:
+            if self.restarted:
+                for name in [*self.folder.files(), *self.folder.folders()]:
+                    if name != ".claim":
+                        self.folder.delete(name)
             self.folder.write("images.json", _json(sets.to_dict()))
             self.folder.write("config.json", _json(self.config.to_dict()))
         except OSError as error:
@@ -187,12 +195,12 @@ def open_run(folder: Folder, config: Config, restart: bool = False) -> Run:
         UserError: the run there has another configuration, or the folder cannot be used.
     """
     try:
-        if restart:
-            for name in [*folder.files(), *folder.folders()]:
-                if name != ".claim":
-                    folder.delete(name)
-        if not {"config.json", "images.json"} <= set(folder.files()):
-            return Run(folder, config, None, Progress())
+        files = set(folder.files()) - {".claim"}
+        is_run = {"config.json", "images.json"} <= files
+        if not is_run and (files - {"images.json"} or folder.folders()):
+            raise UserError(f"{folder} holds other files than a run's; choose another --name")
+        if restart or not is_run:
+            return Run(folder, config, None, Progress(), restarted=restart)
         old = Config.from_dict(json.loads(folder.read("config.json")))
         sets = ImageSets.from_dict(json.loads(folder.read("images.json")))
         found = Checkpoints(folder).latest()
@@ -210,7 +218,10 @@ def open_run(folder: Folder, config: Config, restart: bool = False) -> Run:
             "these as they were, choose another --name, or begin anew with --restart"
         )
     run = Run(folder, config, sets, progress)
-    return run.begin(sets) if old != config else run
+    if old != config:  # more epochs: what was the end is none now
+        folder.delete("results.json")
+        run = run.begin(sets)
+    return run
 
 
 @contextmanager
@@ -239,10 +250,16 @@ def claim(folder: Folder) -> Iterator[None]:
                 f"{folder.name} is being worked on by {file.read().strip() or 'another process'}; "
                 "wait for it, stop it, or choose another --name"
             ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
-        yield
+        with suppress(OSError):  # on a full disk the claim holds without its words
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+        try:
+            yield
+        finally:
+            if [path.name for path in folder.local.iterdir()] == [".claim"]:  # no run was begun
+                (folder.local / ".claim").unlink()
+                folder.local.rmdir()
 
 
 def check_name(name: str) -> str:
@@ -257,13 +274,13 @@ def check_name(name: str) -> str:
 
 
 def find_model(model: str, storage: str = "runs") -> str:
-    """The path or URI of a model file: as given, or for `last` that of the newest finished run.
+    """The absolute path or URI of a model file; for `last`, of the newest finished run.
 
     Raises:
         UserError: no run has finished.
     """
     if model != "last":
-        return model
+        return model if "://" in model else str(Path(model).absolute())
     finished = list(Path(storage).glob("*/results.json"))
     if not finished:
         raise UserError(f"no run has finished in {storage}/; give --model FILE")

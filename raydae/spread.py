@@ -55,11 +55,17 @@ def spread(
         while busy:
             (done, *_), _ = ray.wait(list(busy))
             position, hand = busy.pop(done)
-            give(hand)
+            result: R | ray.exceptions.RayError
             try:
-                yield position, ray.get(done)
+                result = ray.get(done)
             except ray.exceptions.RayError as error:
-                yield position, error
+                result = error
+            if isinstance(result, ray.exceptions.RayActorError):  # this hand works no more
+                hands.remove(hand)
+                hand = hand_class.options(**needs).remote(prepare)
+                hands.append(hand)
+            give(hand)
+            yield position, result
     finally:
         for hand in hands:
             ray.kill(hand)

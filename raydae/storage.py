@@ -4,6 +4,7 @@ import os
 import uuid
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from urllib.parse import quote, unquote
 
 import pyarrow as pa
 from pyarrow import fs
@@ -38,7 +39,14 @@ class Folder:
         return folder
 
     def __truediv__(self, name: str) -> "Folder":
-        return Folder(f"{self.uri}/{name}")
+        return Folder(self.path_of(name))
+
+    def path_of(self, name: str) -> str:
+        """The path or URI of something in it."""
+        if self.local is not None:
+            return f"{self.uri}/{name}"
+        head, mark, query = self.uri.partition("?")  # s3://bucket/folder?region=…
+        return f"{head}/{quote(name)}{mark}{query}"
 
     def __str__(self) -> str:
         return self.uri
@@ -51,7 +59,7 @@ class Folder:
     @property
     def name(self) -> str:
         """The last part of the path."""
-        return PurePosixPath(self.uri).name
+        return PurePosixPath(self.uri.partition("?")[0]).name
 
     def _split(self) -> tuple[fs.FileSystem, str]:
         if self.local is not None:
@@ -128,6 +136,16 @@ class Folder:
             filesystem.delete_dir(f"{path}/{name}")
         elif kind == fs.FileType.File:
             filesystem.delete_file(f"{path}/{name}")
+
+
+def split_path(path: str | Path) -> tuple[Folder, str]:
+    """The folder that a path or URI of a file lies in, and the file's name."""
+    if "://" not in str(path):
+        local = Path(path).expanduser().absolute()
+        return Folder(str(local.parent)), local.name
+    head, mark, query = str(path).partition("?")
+    parent, _, name = head.rpartition("/")
+    return Folder(f"{parent}{mark}{query}"), unquote(name)
 
 
 def first_line(error: BaseException) -> str:

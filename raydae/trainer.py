@@ -15,6 +15,7 @@ import ray
 import ray.data
 import ray.train
 import ray.train.torch
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydae.channel import Channel
 from raydae.cluster import Workers
@@ -48,8 +49,10 @@ def train_on_ray(
     """
     assert run.sets is not None
     samples = Samples.of(run.config, run.sets.train)
-    channel: Any = Channel.remote()  # type: ignore[attr-defined]  # Ray adds it
-    number = workers.least if workers.least == workers.most else (workers.least, workers.most)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    # Where the driver is, so that no other node's loss takes it.
+    channel: Any = Channel.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]  # Ray adds it
+    fixed = workers.least == workers.most
     trainer = ray.train.torch.TorchTrainer(
         _train_worker,
         train_loop_config={
@@ -58,11 +61,12 @@ def train_on_ray(
             "folder": run.folder,
             "threads": workers.threads,
             "channel": channel,
-            "checkpoint_minutes": checkpoint_minutes,
+            # A resize of an elastic run comes without notice.
+            "checkpoint_minutes": checkpoint_minutes if fixed else min(checkpoint_minutes, 1.0),
         },
         torch_config=ray.train.torch.TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=number,
+            num_workers=workers.least if fixed else (workers.least, workers.most),
             use_gpu=workers.gpu,
             resources_per_worker={"CPU": workers.threads, **({"GPU": 1} if workers.gpu else {})},
         ),
@@ -70,7 +74,8 @@ def train_on_ray(
             # Ray Train keeps nothing here but a marker that tells whether all nodes see the place.
             name=".ray",
             storage_path=run.folder.uri,
-            failure_config=ray.train.FailureConfig(max_failures=-1),
+            # Dying workers are counted by the channel, which knows of checkpoints.
+            failure_config=ray.train.FailureConfig(max_failures=-1, controller_failure_limit=3),
         ),
         datasets={"train": lambda: ray.data.range(1)},  # the true ones come from SampleStream
         dataset_config=SampleStream(samples, run.schedule, run.folder),
@@ -121,11 +126,12 @@ def _train_worker(settings: dict[str, Any]) -> None:
         device=ray.train.torch.get_device(),
         threads=settings["threads"],
         tell=mouth,
-        begin=lambda step: ray.get(channel.begin.remote(step)),
     )
+    verdict = ray.get(channel.begin.remote()) if context.rank == 0 else None
+    outcome: Outcome | None = context.gather(verdict)[0]
     rows = Schedule.of(config, len(sets.train)).share_rows(context.workers)
     try:
-        outcome = train(
+        outcome = outcome or train(
             config,
             sets,
             folder,

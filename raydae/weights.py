@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from raydae.config import ModelConfig
 from raydae.errors import UserError
 from raydae.models import build
-from raydae.storage import Folder, first_line
+from raydae.storage import first_line, split_path
 
 FORMAT = 1  # of model files
 Weights = dict[str, Tensor]
@@ -82,10 +83,10 @@ def load_model(path: str | Path) -> tuple[nn.Module, ModelInfo]:
     Raises:
         UserError: there is no such file, or it is not a model of raydae.
     """
-    parent, _, name = str(path).rpartition("/")
+    folder, name = split_path(path)
     try:
-        data = Folder.of(parent or ".").read(name)
-    except OSError as error:
+        data = folder.read(name)
+    except (OSError, pa.ArrowInvalid) as error:
         raise UserError(f"{path} cannot be read: {first_line(error)}") from None
     try:
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])

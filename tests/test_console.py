@@ -24,6 +24,7 @@ def status(*epochs: int) -> Status:
         epoch=1,
         step=len(epochs) * 2,
         steps=6,
+        saved=0,
         loss=0.1,
         patches_per_s=99.0,
         history=[record(epoch) for epoch in epochs],

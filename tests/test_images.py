@@ -112,12 +112,21 @@ def test_the_protocol_of_the_literature_needs_bsds500(pictures: Path) -> None:
         evaluation_images(str(pictures), "cbsd68")
 
 
-def test_a_uri_is_a_folder_too(pictures: Path) -> None:
-    local = find(pictures)
-    remote = find_images(DataConfig(path=pictures.as_uri(), patch_size=16))
-    assert [file.sha256 for file in remote.train] == [file.sha256 for file in local.train]
+def test_a_uri_is_a_folder_too(tmp_path: Path) -> None:
+    folder = draw_folder(tmp_path / "my 100% pictures")
+    (folder / "train" / "002.png").rename(folder / "train" / "a b#c.png")
+    local = find(folder)
+    remote = find_images(DataConfig(path=folder.as_uri(), patch_size=16))
+    assert remote.left_out == ()
+    assert {file.sha256 for file in remote.train} == {file.sha256 for file in local.train}
     assert remote.train[0].uri.startswith("file://")
     np.testing.assert_array_equal(read_image(remote.val[0].uri), draw(0))
+
+
+def test_two_split_folders_of_three_are_no_split(tmp_path: Path) -> None:
+    shutil.rmtree(draw_folder(tmp_path) / "val")
+    with pytest.raises(UserError, match="folders train and test but no val"):
+        find(tmp_path)
 
 
 def test_a_uri_that_is_none() -> None:
@@ -162,6 +171,8 @@ def test_no_data_and_no_download_means_the_synthetic_set(
         find_images(DataConfig(protocol="cbsd68"), fallback)
     with pytest.raises(UserError, match="no network"):
         find_images(DataConfig())
+    with pytest.raises(UserError, match="no network"):
+        evaluation_images(None, "cbsd68")
 
 
 def test_both_protocols_on_bsds500(bsds500: Path) -> None:

@@ -1,7 +1,9 @@
 """The jobs as a user runs them: real commands, real Ray, real kills."""
 
+import contextlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -71,6 +73,16 @@ def wait_for(condition: Callable[[], Any], what: str) -> Any:
             return found
         time.sleep(0.02)
     pytest.fail(f"waited in vain for {what}")
+
+
+def train_workers(driver: int) -> set[psutil.Process]:
+    """The processes that train, of a driver's."""
+    found = set()
+    for child in psutil.Process(driver).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "RayTrainWorker" in "".join(child.cmdline()):
+                found.add(child)
+    return found
 
 
 def in_mid_epoch(run: Path) -> Callable[[], bool]:
@@ -184,13 +196,10 @@ def test_a_killed_worker_changes_nothing(two_workers: Path, runs: Path, photogra
     arguments += ["--num-workers", "2", "--threads", "1", "--checkpoint-minutes", "0"]
     process = job("train", *arguments)
     wait_for(in_mid_epoch(runs / "hurt"), "a checkpoint")
-    workers = [
-        child
-        for child in psutil.Process(process.pid).children(recursive=True)
-        if "RayTrainWorker" in "".join(child.cmdline())
-    ]
+    workers = train_workers(process.pid)
     assert len(workers) == 2
-    workers[-1].kill()
+    max(workers, key=lambda worker: worker.pid).kill()
+    wait_for(lambda: train_workers(process.pid) - workers, "new workers")
     finish(process)
     assert_same_run(runs / "hurt", two_workers)
 
@@ -204,7 +213,8 @@ def test_ctrl_c_leaves_a_checkpoint_and_the_command_that_goes_on(
     process.send_signal(signal.SIGINT)
     output = finish(process, 130)
     assert "stopped; to go on: python" in output
-    command = output.rpartition("to go on: python ")[2].split()
+    (line,) = [line for line in output.splitlines() if "to go on:" in line]
+    command = shlex.split(line.rpartition("to go on: python ")[2])
     finish(subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True))
     assert_same_run(runs / "stopped", one_worker)
 
@@ -268,13 +278,14 @@ def test_a_demonstration(one_worker: Path, tmp_path: Path) -> None:
     Image.fromarray(draw(0, 40, 50)).save(tmp_path / "a.png")
     words = ["--model", one_worker / "model.safetensors", tmp_path / "a.png"]
     finish(job("denoise", *words, "--out", tmp_path / "out", "--add-noise", "25"))
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.png", "a-panel.png"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.png", "a.png.panel.png"}
 
 
 @pytest.mark.parametrize(
     ("name", "words", "says"),
     [
         ("train", ["--data", "{here}/none"], "is not a folder"),
+        ("train", ["--data", "{here}/[/2024]"], "{here}/[/2024] is not a folder"),
         ("train", ["--data", "{here}"], "has no images"),
         ("train", ["--data", "{data}", "--sigma", "-1"], "cannot be -1"),
         ("train", ["--data", "{data}", "--sigma", "50:5"], "write 5:50"),
@@ -307,8 +318,9 @@ def test_bad_input_gets_one_line_and_exit_code_2(
     if name == "train" and "--storage" not in arguments:
         arguments += ["--storage", str(tmp_path / "runs")]
     output = finish(job(name, *arguments, PYTHONWARNINGS="ignore"), 2)
-    assert says in output
+    assert says.format(**places) in output
     assert "Traceback" not in output
     if "Unrecognized" not in output:
         assert len(output.strip().splitlines()) == 1, output
     assert not list((tmp_path / "here").glob("*.png"))
+    assert not list(tmp_path.glob("runs/*")), "nothing is left of a run that did not begin"

@@ -195,13 +195,6 @@ def test_unreadable_images_are_named(config: Config, sets: ImageSets, tmp_path: 
     assert found[0].unreadable == [gone[2].name]
 
 
-def test_a_verdict_at_the_start_ends_the_run(
-    config: Config, sets: ImageSets, tmp_path: Path
-) -> None:
-    verdict = Outcome("failed", "too often")
-    assert run(config, sets, tmp_path, begin=lambda step: verdict) == verdict
-
-
 def test_precision_is_bf16_only_where_it_is_native(monkeypatch: pytest.MonkeyPatch) -> None:
     device = torch.device("cpu")
     assert resolve_precision("fp32", device) == "fp32"

@@ -102,23 +102,46 @@ def test_another_configuration_is_refused_and_named(
 def test_epochs_may_grow_but_not_shrink(folder: Folder, config: Config, sets: ImageSets) -> None:
     open_run(folder, config).begin(sets)
     longer = config.override({"optim.epochs": 5})
+    folder.write("results.json", b"of 2 epochs")
     assert open_run(folder, longer).config == longer
+    assert "results.json" not in folder.files()
     assert json.loads(folder.read("config.json"))["optim"]["epochs"] == 5
     with pytest.raises(UserError, match=r"optim\.epochs: 5, now 2"):
         open_run(folder, config)
 
 
-def test_restart_begins_anew(folder: Folder, config: Config, sets: ImageSets) -> None:
+def test_restart_clears_the_folder_but_not_before_the_new_run_begins(
+    folder: Folder, config: Config, sets: ImageSets
+) -> None:
     open_run(folder, config).begin(sets)
     save(folder, 3)
     run = open_run(folder, config.override({"seed": 1}), restart=True)
     assert run.sets is None
     assert run.progress == Progress()
+    assert Checkpoints(folder).latest() is not None
+    run.begin(sets)
     assert Checkpoints(folder).latest() is None
+    assert open_run(folder, config.override({"seed": 1})).sets == sets
+
+
+@pytest.mark.parametrize("restart", [True, False])
+def test_a_folder_that_is_no_run_is_left_alone(
+    folder: Folder, config: Config, restart: bool
+) -> None:
+    folder.write("thesis.tex", b"years of work")
+    with pytest.raises(UserError, match="other files than a run's"):
+        open_run(folder, config, restart)
+    assert folder.read("thesis.tex") == b"years of work"
+
+
+def test_a_claim_without_a_run_leaves_nothing(folder: Folder) -> None:
+    with claim(folder):
+        pass
+    assert not Path(folder.uri).exists()
 
 
 def test_a_run_that_cannot_be_read(folder: Folder, config: Config) -> None:
-    folder.write("config.json", b"{")
+    folder.write("config.json", b"{")  # the words of a file that was written by hand
     folder.write("images.json", b"{}")
     with pytest.raises(UserError, match="no run that can be read"):
         open_run(folder, config)
@@ -159,7 +182,8 @@ def test_names_that_are_none(name: str) -> None:
 
 
 def test_the_newest_model(tmp_path: Path) -> None:
-    assert find_model("x.safetensors") == "x.safetensors"
+    assert find_model("x.safetensors") == str(Path.cwd() / "x.safetensors")
+    assert find_model("s3://x/m.safetensors") == "s3://x/m.safetensors"
     with pytest.raises(UserError, match="no run has finished"):
         find_model("last", str(tmp_path))
     for age, name in enumerate(("new", "old", "unfinished")):
