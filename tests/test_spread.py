@@ -29,4 +29,7 @@ def test_an_item_that_raises_or_kills_its_process_costs_no_other() -> None:
 
 
 def test_no_items() -> None:
-    assert list(spread(lambda: lambda item: item, [])) == []
+    def prepare() -> Callable[[int], int]:
+        return abs
+
+    assert list(spread(prepare, [])) == []
