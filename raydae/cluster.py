@@ -26,8 +26,10 @@ class Workers:
 
     def __str__(self) -> str:
         number = str(self.most) if self.least == self.most else f"{self.least} to {self.most}"
-        kind = "GPU worker" if self.gpu else f"CPU worker of {_plural(self.threads, 'thread')}"
-        return f"{number} {kind}{'s' if self.most > 1 and self.gpu else ''}"
+        workers = "worker" if self.most == 1 else "workers"
+        if self.gpu:
+            return f"{number} GPU {workers}"
+        return f"{number} CPU {workers} of {_plural(self.threads, 'thread')}"
 
 
 def start_ray(
