@@ -1,20 +1,14 @@
-"""The networks, each whole and readable. Input and output: (n, 3, h, w), RGB on [0, 1]."""
+"""The networks, each whole and readable. Input and output: (n, 3, h, w), RGB on [0, 1].
+
+Beside being a module, a network says `multiple`, by which height and width must be divisible, and
+`margin`, the pixels beyond which no input pixel changes an output pixel.
+"""
 
 import itertools
-from typing import Protocol
 
 from torch import Tensor, nn
 
 from raydae.config import ModelConfig
-
-
-class Network(Protocol):
-    """What raydae asks of a network beside being a module."""
-
-    multiple: int
-    """Height and width of the input must be divisible by this."""
-    margin: int
-    """Pixels beyond which no input pixel changes an output pixel: half the receptive field."""
 
 
 class DenoisingAutoencoder(nn.Module):
