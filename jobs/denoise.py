@@ -28,13 +28,13 @@ class Arguments:
     """What to denoise, with what, and where to."""
 
     inputs: tyro.conf.Positional[tuple[str, ...]]
-    """Pictures, folders of pictures, patterns such as 'shots/*.png'."""
+    """Pictures, folders, patterns such as 'shots/*.png'."""
     out: Path
-    """Folder for the results; existing files of the same name are replaced."""
+    """Folder for the results; replaces files there."""
     model: str = "last"
-    """Model file, a path or URI; last: of the run in runs/ that finished last."""
+    """Model file or URI; last: of the newest finished run."""
     add_noise: str | None = None
-    """For a demonstration: add noise of this sigma (0-255 scale) first, save a panel too."""
+    """Add noise of this sigma (0-255) first; saves a panel."""
 
 
 def main() -> int:

@@ -24,19 +24,19 @@ class Arguments:
     """What to measure, and on what."""
 
     model: str = "last"
-    """Model file, a path or URI; last: of the run in runs/ that finished last."""
+    """Model file or URI; last: of the newest finished run."""
     data: str | None = None
-    """Folder or URI of images, all of which are used, or of BSDS500. None: BSDS500."""
+    """Folder or URI of images; none: BSDS500."""
     protocol: Literal["bsds500", "cbsd68"] | None = None
-    """Which of BSDS500's images: its test set, or CBSD68. None: its test set."""
+    """Test set of BSDS500, or CBSD68; none: its test set."""
     sigma: tuple[str, ...] = ("15", "25", "50")
-    """Noise levels, standard deviations on the 0-255 scale."""
+    """Noise levels on the 0-255 scale."""
     out: Path | None = None
-    """File for the results: .json, or .csv with a line for each image."""
+    """File for the results, .json or .csv."""
     summary: bool = False
     """Show the means only."""
     force: bool = False
-    """Measure even on images that the model was trained on, and mark the results."""
+    """Measure on training images too; marks the results."""
 
 
 def main() -> int:

@@ -39,19 +39,19 @@ class Launch:
     """Where and how a run is launched, beside what it computes."""
 
     config: Path | None = None
-    """JSON file of a configuration, as every run writes it; other flags change it."""
+    """config.json of a run; other flags change it."""
     name: str | None = None
-    """Name of the run; one that exists goes on. None: a new name."""
+    """Name of the run, which goes on if there; none: new."""
     storage: str = "runs"
-    """Folder or URI that runs are kept in."""
+    """Folder or URI for runs."""
     restart: bool = False
-    """Begin the run of that name anew; what it left is deleted."""
+    """Delete the run of that name and begin anew."""
     num_workers: str | None = None
-    """Workers: 4, or 2:8 as the cluster has them. None: every GPU, or one on the CPU."""
+    """4, or elastic 2:8; none: every GPU, or 1 on the CPU."""
     use_gpu: Literal["auto", "yes", "no"] = "auto"
-    """Train on GPUs; auto: where there are any."""
+    """Train on GPUs."""
     checkpoint_minutes: float = 10.0
-    """Longest time between two checkpoints; there is one after each epoch as well."""
+    """Minutes between two checkpoints at most."""
     verbose: bool = False
     """Show what Ray has to say."""
 

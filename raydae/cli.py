@@ -1,15 +1,19 @@
 """What the jobs share: the command line made from dataclasses, and errors as exit codes."""
 
 import dataclasses
+import difflib
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+import docstring_parser
 import tyro
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
 
 from raydae.config import Config, load_config
 from raydae.errors import UserError
@@ -67,17 +71,98 @@ def parse_with_config(
 
 
 def _parse(cls: type[T], description: str, argv: Sequence[str] | None, default: T | None) -> T:
+    argv = sys.argv[1:] if argv is None else argv
+    flags = list(_flags(cls, default))
+    if "-h" in argv or "--help" in argv:
+        Console(highlight=False, markup=False).print(
+            description.strip(), "", _help(flags), sep="\n"
+        )
+        sys.exit(0)
+    known = [name for flag in flags for name in flag.names]
+    for word in argv:
+        name = word.partition("=")[0].replace("_", "-")
+        if name.startswith("--") and name not in known:
+            close = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or ["--help"]
+            raise UserError(f"there is no flag {name}; did you mean {' or '.join(close)}?")
     return tyro.cli(
         cls,
         description=description,
         args=argv,
         default=tyro.MISSING_NONPROP if default is None else default,
+        add_help=False,
         config=(
             tyro.conf.FlagCreatePairsOff,
             tyro.conf.HelptextFromCommentsOff,
             tyro.conf.DisallowNone,
         ),
     )
+
+
+@dataclass(frozen=True)
+class _Flag:
+    """A flag as --help shows it."""
+
+    names: tuple[str, ...]
+    group: str
+    help: str
+    default: str
+
+
+def _flags(cls: type[Any], values: Any, prefix: str = "", group: str = "Job") -> Iterator[_Flag]:
+    """The flags that tyro makes of a dataclass, those of nested ones after its own."""
+    hints, kinds = get_type_hints(cls, include_extras=True), get_type_hints(cls)
+    docs = {
+        attribute.arg_name: attribute.description or ""
+        for parent in cls.__mro__[:-1]
+        for attribute in docstring_parser.parse_from_object(parent).params
+    }
+    nested = [
+        field.name
+        for field in dataclasses.fields(cls)
+        if dataclasses.is_dataclass(kinds[field.name])
+    ]
+    for field in dataclasses.fields(cls):
+        if field.name in nested:
+            continue
+        dotted, doc = f"{prefix}{field.name}", docs[field.name]
+        names: tuple[str, ...] = (f"--{dotted.replace('_', '-')}",)
+        if dotted in SHORT_FLAGS:
+            names = (SHORT_FLAGS[dotted], *names)
+        if tyro.conf.Positional in get_args(hints[field.name]):
+            names = (field.name.upper(),)
+        if get_origin(kinds[field.name]) is Literal:
+            doc = f"{'|'.join(get_args(kinds[field.name]))}: {doc}"
+        default = field.default if values is None else getattr(values, field.name)
+        yield _Flag(names, group, doc.rstrip("."), _spell(default))
+    for name in nested:
+        heading = name.capitalize()
+        inner = None if values is None else getattr(values, name)
+        yield from _flags(kinds[name], inner, f"{prefix}{name}.", heading)
+
+
+def _spell(default: Any) -> str:
+    if default is dataclasses.MISSING:
+        return "required"
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    if isinstance(default, tuple):
+        return " ".join(default)
+    return "none" if default is None else str(default)
+
+
+def _help(flags: Sequence[_Flag]) -> Table:
+    """A line for each flag, under the headings of their groups."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, min_width=max(len(", ".join(flag.names)) for flag in flags) + 2)
+    table.add_column()
+    table.add_column(no_wrap=True, style="dim")
+    heading = None
+    for flag in flags:
+        if flag.group != heading:
+            table.add_row(Text(flag.group, style="bold"), "", "" if heading else "default")
+            heading = flag.group
+        table.add_row("  " + ", ".join(flag.names), flag.help, flag.default)
+    return table
 
 
 def _with_short_flags(cls: type[Any], prefix: str = "") -> Any:

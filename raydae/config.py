@@ -26,17 +26,17 @@ class DataConfig:
     """The images, and how patches are cut from them."""
 
     path: str | None = None
-    """Folder or URI of images, or of BSDS500; none: BSDS500, found or downloaded."""
+    """Folder or URI of images; none: BSDS500."""
     protocol: Protocol = "bsds500"
-    """Which images of BSDS500 train, choose and test: by its own splits, or as for CBSD68."""
+    """Split of BSDS500, its own or CBSD68's."""
     patch_size: int = 64
     """Height and width of a patch, pixels."""
     patches_per_image: int = 16
-    """Patches cut from each image in an epoch."""
+    """Patches cut from an image in an epoch."""
     crops_per_visit: int = 2
-    """Patches cut each time an image is opened; more spare decoding of sets beyond memory."""
+    """Patches cut each time an image is opened."""
     small_images: Literal["error", "skip"] = "error"
-    """What to do about images smaller than a patch."""
+    """Images smaller than a patch."""
 
     def __post_init__(self) -> None:
         _at_least("data.patch_size", self.patch_size, 16)
@@ -54,7 +54,7 @@ class NoiseConfig:
     """The noise that is trained on: additive, white, Gaussian, never clipped."""
 
     sigma: str = "25"
-    """Standard deviation on the 0-255 scale: 25, or 5:55 for one drawn uniformly for each patch."""
+    """Noise on the 0-255 scale: 25, or uniform 5:55."""
 
     def __post_init__(self) -> None:
         parse_sigma(self.sigma, "noise.sigma")
@@ -70,7 +70,7 @@ class ModelConfig:
     """The network."""
 
     name: Literal["dae"] = "dae"
-    """Network: dae, a convolutional denoising autoencoder of 3.10 M parameters."""
+    """The network."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +80,11 @@ class OptimConfig:
     lr: float = 1e-3
     """Learning rate of Adam."""
     batch_size: int = 32
-    """Patches in a step, over all workers together."""
+    """Patches in a step, over all workers."""
     micro_batch: int = 4
-    """Patches that are never parted: batch-size / micro-batch workers at most can share a step."""
+    """Patches of a batch that one worker takes at least."""
     epochs: int = 100
-    """Epochs; one visits every image patches-per-image / crops-per-visit times."""
+    """Passes over the training images."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.lr) and self.lr > 0):
@@ -104,9 +104,9 @@ class ValidationConfig:
     """The fixed images and the fixed noise that every epoch is judged by."""
 
     images: int = 16
-    """Validation images used each epoch; 0: all of them."""
+    """Validation images used each epoch; 0: all."""
     sigma: str | None = None
-    """Noise levels judged at: 25, or 15,25,50; none: those of training (of a range, 15, 25, 50)."""
+    """Levels judged at, such as 15,25,50; none: as trained."""
 
     def __post_init__(self) -> None:
         _at_least("validation.images", self.images, 0)
@@ -129,11 +129,11 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     seed: int = 0
-    """Seed of the initial weights, the patches and the noise."""
+    """Seed of the weights, the patches and the noise."""
     precision: Precision = "auto"
-    """Arithmetic of the forward pass; auto: bf16 where the hardware has it. Weights are float32."""
+    """Arithmetic; auto: bf16 where native."""
     threads: int | None = None
-    """CPU threads of a worker; none: its share of the cores."""
+    """CPU threads of a worker; none: its share."""
 
     def __post_init__(self) -> None:
         _at_least("seed", self.seed, 0)

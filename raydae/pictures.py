@@ -201,16 +201,6 @@ def read_rgb(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> NDArray[n
         return _plane(worked, np.s_[..., :3], np.uint8)
 
 
-def read_size(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Reads a picture's (height, width) from its header; no pixel is decoded.
-
-    Raises:
-        PictureError: The file is no picture, or has more than `max_pixels`.
-    """
-    with _opened(source, max_pixels) as image:
-        return image.height, image.width
-
-
 @dataclass
 class _Picture:
     """A decoded picture, from which Pillow's buffer of 4 bytes a pixel is gone."""

@@ -15,7 +15,7 @@ from PIL import ExifTags, Image, ImageCms, JpegImagePlugin, UnidentifiedImageErr
 
 from raydae import pictures
 from raydae.errors import UserError
-from raydae.pictures import PictureError, denoise_file, expand, read_rgb, read_size
+from raydae.pictures import PictureError, denoise_file, expand, read_rgb
 
 BYTES_PER_PIXEL = {"L": 1, "P": 1, "LA": 2, "PA": 2, "I;16": 2, "I;16B": 2, "RGB": 3}
 
@@ -411,7 +411,6 @@ class TestMetadata:
         assert ExifTags.Base.Orientation not in after.getexif()
         upright = picture(mode).transpose(Image.Transpose.ROTATE_270)
         np.testing.assert_array_equal(np.asarray(after), np.asarray(upright))
-        assert read_size(source) == (17, 31)
 
     @pytest.mark.parametrize("compression", ["tiff_lzw", "raw"])
     def test_tiff_gives_up_compression_for_exif(self, tmp_path: Path, compression: str) -> None:
@@ -568,24 +567,14 @@ class TestReading:
         exif[ExifTags.Base.Orientation] = 6
         source = saved(picture("RGB"), tmp_path / "in.jpg", "JPEG", exif=exif)
         assert read_rgb(source).shape == (31, 17, 3)
-        assert read_size(source) == (31, 17)
 
     def test_range_unknown(self, tmp_path: Path) -> None:
         with pytest.raises(PictureError, match="mode F is not supported"):
             read_rgb(saved(Image.new("F", (4, 4)), tmp_path / "in", "TIFF"))
 
-    def test_size_comes_from_the_header(self, tmp_path: Path) -> None:
-        assert read_size(io.BytesIO(png_claiming(12_000, 8_400))) == (8_400, 12_000)
-        source = saved(picture("RGB", (200, 100)), tmp_path / "in.jpg", "JPEG")
-        source.write_bytes(source.read_bytes()[:1000])
-        assert read_size(source) == (100, 200)
-
-    @pytest.mark.parametrize("read", [read_rgb, read_size])
-    def test_bound_is_checked_before_decoding(
-        self, read: Callable[[io.BytesIO, int], object]
-    ) -> None:
+    def test_bound_is_checked_before_decoding(self) -> None:
         with pytest.raises(PictureError, match="picture: 12000x8400 is more than 1000 pixels"):
-            read(io.BytesIO(png_claiming(12_000, 8_400)), 1000)
+            read_rgb(io.BytesIO(png_claiming(12_000, 8_400)), 1000)
 
 
 class TestExpand:
