@@ -23,12 +23,11 @@ from typing import Literal
 from rich.console import Console
 
 from raydae import cli, console
-from raydae.config import Config, check_workers, parse_workers
+from raydae.config import check_workers, parse_workers
 from raydae.errors import UserError
 from raydae.events import Events
-from raydae.images import ImageSets, find_images, read_image, spread_over, synthetic_set
+from raydae.images import read_image, spread_over
 from raydae.runs import Checkpoints, Run, Status, check_name, claim, open_run
-from raydae.samples import Schedule
 from raydae.storage import Folder
 
 SAMPLE_IMAGES = 4  # in samples.png
@@ -76,7 +75,7 @@ def main() -> int:
 def train_and_test(run: Run, launch: Launch, screen: Console) -> int:
     """Trains a run from where it is, tests it, and shows what there is."""
     asked = parse_workers(launch.num_workers)
-    sets = run.sets or find_and_report(run.config, screen)
+    sets = run.sets or cli.find_images_for(run.config, screen)
 
     from raydae import cluster, trainer  # with torch, which takes seconds: bad input comes first
 
@@ -108,33 +107,15 @@ def train_and_test(run: Run, launch: Launch, screen: Console) -> int:
             run, workers, on_status, stop_asked, launch.checkpoint_minutes
         )
     if outcome.status == "stopped":
-        screen.print(f"stopped; to go on: {command_to_continue(run.folder.name)}", soft_wrap=True)
+        screen.print(
+            f"stopped; to go on: {cli.command_to_continue(run.folder.name)}", soft_wrap=True
+        )
         return 130
     if outcome.status != "finished":
         print(f"error: {outcome.message}", file=sys.stderr)
         return 2 if outcome.status == "failed" else 1
     test(run, screen)
     return 0
-
-
-def find_and_report(config: Config, screen: Console) -> ImageSets:
-    """The images of a new run; says which cannot be used, and what stands in for BSDS500."""
-
-    def synthetic_fallback(reason: str) -> Path:
-        console.notice(
-            screen,
-            f"BSDS500 is not here and could not be downloaded:\n{reason}\n"
-            "This run trains on the EMBEDDED SYNTHETIC IMAGES instead (dead leaves). To train on\n"
-            "BSDS500, get it by other means and use: python jobs/train.py --data PATH",
-        )
-        with console.counting(screen, "drawing images") as progress:
-            return synthetic_set(progress)
-
-    with console.counting(screen, "checking images") as progress:
-        sets = find_images(config.data, synthetic_fallback, progress)
-    Schedule.of(config, len(sets.train))  # refuses a batch larger than an epoch
-    console.print_some(screen, "left out", sets.left_out)
-    return sets
 
 
 def test(run: Run, screen: Console) -> None:
@@ -208,14 +189,6 @@ def listening(screen: Console) -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def command_to_continue(name: str) -> str:
-    """This process's command line, for the run of that name."""
-    words = [word for word in sys.argv if word != "--restart"]
-    if not any(word == "--name" or word.startswith("--name=") for word in words):
-        words += ["--name", name]
-    return shlex.join(["python", *words])
 
 
 if __name__ == "__main__":

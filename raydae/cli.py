@@ -3,9 +3,11 @@
 import dataclasses
 import difflib
 import logging
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import docstring_parser
@@ -15,8 +17,11 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from raydae import console
 from raydae.config import Config, load_config
 from raydae.errors import UserError
+from raydae.images import ImageSets, find_images, synthetic_set
+from raydae.samples import Schedule
 
 T = TypeVar("T")
 SHORT_FLAGS = {
@@ -191,6 +196,34 @@ def _fill(cls: type[Any], values: dict[str, Any]) -> Any:
             for name, value in values.items()
         }
     )
+
+
+def find_images_for(config: Config, screen: Console) -> ImageSets:
+    """The images of a new run; says which cannot be used, and what stands in for BSDS500."""
+
+    def synthetic_fallback(reason: str) -> Path:
+        console.notice(
+            screen,
+            f"BSDS500 is not here and could not be downloaded:\n{reason}\n"
+            "This trains on the EMBEDDED SYNTHETIC IMAGES instead (dead leaves). To train on\n"
+            f"BSDS500, get it by other means and say: python {sys.argv[0]} --data PATH",
+        )
+        with console.counting(screen, "drawing images") as progress:
+            return synthetic_set(progress)
+
+    with console.counting(screen, "checking images") as progress:
+        sets = find_images(config.data, synthetic_fallback, progress)
+    Schedule.of(config, len(sets.train))  # refuses a batch larger than an epoch
+    console.print_some(screen, "left out", sets.left_out)
+    return sets
+
+
+def command_to_continue(name: str) -> str:
+    """This process's command line, for the run of that name."""
+    words = [word for word in sys.argv if word != "--restart"]
+    if not any(word == "--name" or word.startswith("--name=") for word in words):
+        words += ["--name", name]
+    return shlex.join(["python", *words])
 
 
 def main(job: Callable[[], int]) -> None:

@@ -65,7 +65,12 @@ def start_ray(
     # are logical: the samples for one worker need a few hundredths of a core.
     workers = asked[1] if asked else 1
     training = max(cores(), workers * (threads or 1))
-    ray.init(address="local", num_cpus=training + DATA_CPUS, include_dashboard=False, **quiet)
+    try:
+        ray.init(address="local", num_cpus=training + DATA_CPUS, include_dashboard=False, **quiet)
+    except Exception as error:  # Ray raises no kind of its own where it does not start in time
+        raise UserError(
+            f"Ray did not start ({first_line(error)}); try again when this machine is less busy"
+        ) from error
 
 
 def cores() -> int:
@@ -129,6 +134,43 @@ def choose_workers(
             f"make samples are more than the {cpus} there are; lower --num-workers or --threads"
         )
     return Workers(asked[0], min(asked[1], fitting), gpu, threads), word
+
+
+def choose_trials(
+    workers: int, use_gpu: str, config: Config, trials: int, most: int | None
+) -> tuple[Workers, int]:
+    """The workers of each trial of a search, and how many trials run at once. Ray must be running.
+
+    Cores are shared out among as many trials as there can be: on few cores, two networks on one
+    core each train faster than one network after the other on both.
+
+    Args:
+        workers: of each trial.
+        use_gpu: `auto`, `yes` or `no`.
+        config: what all trials share.
+        trials: how many there are to run.
+        most: how many may run at once; none: as many as fit.
+
+    Raises:
+        UserError: the cluster cannot give what one trial needs.
+    """
+    have = ray.cluster_resources()
+    gpus, cpus = int(have.get("GPU", 0)), int(have.get("CPU", 0))
+    trials = min(trials, most or trials)
+    if gpus > 0 and use_gpu != "no":
+        each, _ = choose_workers((workers, workers), use_gpu, config)
+        fitting = min(gpus // workers, (cpus - 1) // (workers * each.threads + 1))
+        return each, max(min(trials, fitting), 1)
+    beside = 0 if workers == 1 else 1  # a CPU for the tasks that make a trial's samples
+    slots = max(min(trials, cores() // workers), 1)
+    threads = config.threads or max(cores() // (workers * slots), 1)
+    each, _ = choose_workers(
+        (workers, workers),
+        use_gpu,
+        config.override({"threads": threads}),
+    )
+    fitting = min(cores() // (workers * threads), cpus // (workers * threads + beside))
+    return each, max(min(slots, fitting), 1)
 
 
 def _plural(number: int, noun: str) -> str:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.live import Live
 from rich.panel import Panel
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -72,6 +73,70 @@ class TrainingDisplay:
         self._progress.update(
             self._task, description="  ".join(words), completed=status.step, total=status.steps
         )
+
+
+class SearchDisplay:
+    """A live table of a search's trials; in a file, a line for each trial that has ended."""
+
+    def __init__(self, console: Console, samples: int, epochs: int) -> None:
+        self.console, self.samples, self.epochs = console, samples, epochs
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._ended: set[int] = set()
+
+    def __enter__(self) -> "SearchDisplay":
+        if self.console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._live.stop()
+
+    def show(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Shows the trials as they are, each a row as `trial_table` takes it."""
+        if self.console.is_terminal:
+            self._live.update(trial_table(rows, self.samples, self.epochs), refresh=True)
+            return
+        for row in rows:
+            if row["over"] and row["trial"] not in self._ended:
+                self._ended.add(row["trial"])
+                self.console.print(
+                    f"trial {row['trial']:>3} {row['status']:<8}  {row['settings']}  "
+                    f"epochs {row['epochs']}/{self.epochs}  "
+                    f"val PSNR {_number(row['val_psnr'], '.2f')} dB"
+                    + (f"  {row['message']}" if row["message"] else ""),
+                    soft_wrap=True,
+                )
+
+
+def trial_table(rows: Sequence[dict[str, Any]], samples: int, epochs: int) -> Table:
+    """The trials of a search.
+
+    Args:
+        rows: trial, status, sigma, lr, others (settings beside these, in words), epochs, val_psnr.
+        samples: how many trials there will be.
+        epochs: of a trial that is not stopped.
+    """
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("trial", "status", "sigma", "lr", "epoch", "PSNR"):
+        table.add_column(heading, justify="left" if heading == "status" else "right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    best = max((row["val_psnr"] for row in rows if row["val_psnr"] is not None), default=None)
+    for row in rows:
+        pale = row["status"] in ("stopped", "failed")
+        is_best = row["val_psnr"] is not None and row["val_psnr"] == best
+        table.add_row(
+            str(row["trial"]),
+            row["status"],
+            row["sigma"],
+            f"{row['lr']:g}",
+            f"{row['epochs']}/{epochs}",
+            _number(row["val_psnr"], ".2f"),
+            row["others"] + ("  best" if is_best else ""),
+            style="bold" if is_best else "dim" if pale else None,
+        )
+    if len(rows) < samples:
+        table.add_row("", f"{samples - len(rows)} to come")
+    return table
 
 
 class Counter:

@@ -34,15 +34,7 @@ from raydae.restore import Denoiser, autocast, channels_last
 from raydae.runs import Checkpoints, Outcome, Progress, Status
 from raydae.samples import Schedule
 from raydae.storage import Folder, first_line
-from raydae.weights import (
-    ModelInfo,
-    Weights,
-    pack,
-    pack_model,
-    pack_optimizer,
-    unpack,
-    unpack_optimizer,
-)
+from raydae.weights import Weights, model_of, pack, pack_optimizer, unpack, unpack_optimizer
 
 Batch = Mapping[str, NDArray[Any]]
 AGREE_SECONDS = 0.5  # between two agreements of the workers; a stop waits no longer than that
@@ -331,21 +323,11 @@ class _Run:
         """The models, and the history once more: the last write may have been cut short."""
         self._write_history()
         assert self.best is not None  # an epoch was done
-        last = len(self.progress.history)
         for name, weights, epoch in (
-            ("last.safetensors", self.network.state_dict(), last),
+            ("last.safetensors", self.network.state_dict(), len(self.progress.history)),
             ("model.safetensors", self.best, self.progress.best_epoch),
         ):
-            info = ModelInfo(
-                model=self.config.model,
-                config=self._resolved(),
-                source=self.sets.source,
-                train_hashes=tuple(file.sha256 for file in self.sets.train),
-                val_hashes=tuple(file.sha256 for file in self.sets.val),
-                epoch=epoch,
-                val_psnr=self.progress.history[epoch - 1]["val_psnr"],
-            )
-            self.folder.write(name, pack_model(weights, info))
+            self.folder.write(name, model_of(self.progress, self.sets, weights, epoch))
 
     def _resolved(self) -> dict[str, Any]:
         """The configuration with what was left open resolved as it was here."""

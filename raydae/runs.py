@@ -188,8 +188,14 @@ class Run:
         return run
 
 
-def open_run(folder: Folder, config: Config, restart: bool = False) -> Run:
+def open_run(folder: Folder, config: Config, restart: bool = False, kind: str = "run") -> Run:
     """Opens a run's folder: a new run, or one to go on with. Call it under `claim`.
+
+    Args:
+        folder: the run's own.
+        config: what it is asked to do.
+        restart: begin anew.
+        kind: `run`, or `search`, whose folder holds `search.json` as well.
 
     Raises:
         UserError: the run there has another configuration, or the folder cannot be used.
@@ -197,6 +203,8 @@ def open_run(folder: Folder, config: Config, restart: bool = False) -> Run:
     try:
         files = set(folder.files()) - {".claim"}
         is_run = {"config.json", "images.json"} <= files
+        if is_run and ("search.json" in files) != (kind == "search"):
+            raise UserError(f"{folder.name} is not a {kind}; choose another --name")
         if not is_run and (files - {"images.json"} or folder.folders()):
             raise UserError(f"{folder} holds other files than a run's; choose another --name")
         if restart or not is_run:

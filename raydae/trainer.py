@@ -34,7 +34,7 @@ LOOK_S = 0.5  # between two looks of the driver at how far the workers are
 def train_on_ray(
     run: Run,
     workers: Workers,
-    on_status: Callable[[Status], None],
+    on_status: Callable[[Status], object],
     stop_asked: Callable[[], bool],
     checkpoint_minutes: float,
 ) -> Outcome:

@@ -17,9 +17,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from raydae.config import ModelConfig
+from raydae.config import Config, ModelConfig
 from raydae.errors import UserError
+from raydae.images import ImageSets
 from raydae.models import build
+from raydae.runs import Progress
 from raydae.storage import first_line, split_path
 
 FORMAT = 1  # of model files
@@ -72,6 +74,21 @@ def unpack_optimizer(data: bytes) -> dict[str, Any]:
 def pack_model(weights: Weights, info: ModelInfo) -> bytes:
     """A model file: safetensors, with all that is needed to rebuild the network in its header."""
     return pack(weights, {"raydae": json.dumps({"format": FORMAT, **dataclasses.asdict(info)})})
+
+
+def model_of(progress: Progress, sets: ImageSets, weights: Weights, epoch: int) -> bytes:
+    """The model file of a run's weights after an epoch; the run has saved a checkpoint since."""
+    config = Config.from_dict(progress.config)
+    info = ModelInfo(
+        model=config.model,
+        config=progress.config,
+        source=sets.source,
+        train_hashes=tuple(file.sha256 for file in sets.train),
+        val_hashes=tuple(file.sha256 for file in sets.val),
+        epoch=epoch,
+        val_psnr=progress.history[epoch - 1]["val_psnr"],
+    )
+    return pack_model(weights, info)
 
 
 def load_model(path: str | Path) -> tuple[nn.Module, ModelInfo]:

@@ -1,0 +1,188 @@
+"""Search noise level, learning rate and more.
+
+    python jobs/tune.py --num-samples 8 --max-epochs 8
+
+Each trial is a run of the ordinary loop. All are judged on the same images at the same noise
+levels, --eval-sigma, whatever they are trained with; those that fall behind are stopped. Leaves
+best.json, which jobs/train.py --config takes. The same command with the same --name goes on with
+a search.
+"""
+
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+
+from raydae import cli, console
+from raydae.config import Config, check_workers
+from raydae.errors import UserError
+from raydae.runs import check_name, claim, open_run
+from raydae.space import Space, spell
+from raydae.storage import Folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """What is searched, and where and how, beside what all trials share."""
+
+    space: tuple[str, ...] = ("noise.sigma=log:5:75", "optim.lr=log:1e-4:1e-2")
+    """Settings to search: NAME=log:LOW:HIGH, or A,B,C."""
+    num_samples: int = 16
+    """Trials."""
+    max_epochs: int | None = None
+    """Epochs of a trial that is not stopped; none: --epochs."""
+    eval_sigma: tuple[str, ...] = ("25",)
+    """Levels every trial is judged at, 0-255 scale."""
+    search: Literal["random", "optuna"] = "random"
+    """How settings are drawn."""
+    early_stopping: Literal["asha", "none"] = "asha"
+    """When a trial is stopped."""
+    max_concurrent: int | None = None
+    """Trials at once; none: as many as fit."""
+    config: Path | None = None
+    """config.json of a run; other flags change it."""
+    name: str | None = None
+    """Name of the search, which goes on if there; none: new."""
+    storage: str = "runs"
+    """Folder or URI for searches."""
+    restart: bool = False
+    """Delete the search of that name and begin anew."""
+    num_workers: int = 1
+    """Workers of a trial."""
+    use_gpu: Literal["auto", "yes", "no"] = "auto"
+    """Train on GPUs."""
+    verbose: bool = False
+    """Show what Ray has to say."""
+
+
+def main() -> int:
+    """Runs the job; returns its exit code."""
+    config, launch = cli.parse_with_config(Launch, __doc__ or "")
+    epochs = config.optim.epochs if launch.max_epochs is None else launch.max_epochs
+    config = config.override(
+        {"optim.epochs": epochs, "validation.sigma": ",".join(launch.eval_sigma)}
+    )
+    for name in ("num_samples", "num_workers", "max_concurrent"):
+        if (value := getattr(launch, name)) is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+    check_workers((launch.num_workers, launch.num_workers), config)
+    Space.parse(launch.space, config)
+    screen = console.make_console()
+    now = time.strftime("%Y%m%d-%H%M%S")
+    name = check_name(launch.name or f"search-{now}-{secrets.token_hex(2)}")
+    folder = Folder.of(launch.storage) / name
+    with claim(folder):
+        try:
+            return search(folder, config, launch, screen)
+        except KeyboardInterrupt:
+            command = cli.command_to_continue(name)
+            screen.print(f"stopped; to go on: {command}", soft_wrap=True)
+            return 130
+
+
+def search(folder: Folder, config: Config, launch: Launch, screen: Console) -> int:
+    """Runs a search from where it is, and shows what it found."""
+    from raydae.search import Search, Settings, check_settings, write_settings  # with Ray: seconds
+
+    settings = Settings(
+        space=launch.space, method=launch.search, early_stopping=launch.early_stopping == "asha"
+    )
+    if not launch.restart:
+        check_settings(folder, config, settings)
+    run = open_run(folder, config, launch.restart, kind="search")
+    sets = run.sets or cli.find_images_for(config, screen)
+    if run.sets is None:
+        run = run.begin(sets)
+        write_settings(folder, config, settings)
+    found = Search(folder, config, sets, settings, launch.num_samples)
+
+    from raydae import cluster
+
+    left = max(launch.num_samples - sum(trial.over for trial in found.trials), 0)
+    if found.trials:
+        kept = len(found.trials) - sum(not trial.over for trial in found.trials)
+        screen.print(f"goes on: {kept} of {launch.num_samples} trials are over and kept")
+    display = console.SearchDisplay(screen, launch.num_samples, epochs=config.optim.epochs)
+    if left:
+        cluster.start_ray((launch.num_workers,) * 2, config.threads, launch.verbose)
+        workers, concurrent = cluster.choose_trials(
+            launch.num_workers, launch.use_gpu, config, left, launch.max_concurrent
+        )
+        screen.print(
+            f"{folder.name}: {config.model.name} on {len(sets.train)} images of {sets.source}, "
+            f"judged at sigma {config.validation.sigma}; {concurrent} trials at once, each on "
+            f"{workers}",
+            soft_wrap=True,
+        )
+        with display:
+            found.run(workers, concurrent, lambda trials: display.show(rows(found)))
+    best = found.write_best()
+    write_figure(found, folder)
+    screen.print(console.trial_table(rows(found), launch.num_samples, config.optim.epochs))
+    for trial in found.trials:
+        if trial.message:
+            screen.print(f"trial {trial.number}: {trial.message}", style="yellow", soft_wrap=True)
+    screen.print(f"files: {folder}", soft_wrap=True)
+    train = f"python jobs/train.py --config {folder}/best.json"
+    screen.print(f"the best, trial {best.number}: {spell(best.changes)}", soft_wrap=True)
+    screen.print(f"train with it: {train}", soft_wrap=True)
+    return 0
+
+
+def rows(found: Any) -> list[dict[str, Any]]:
+    """The trials of a search as rows for the screen."""
+    lines = []
+    for trial in found.trials:
+        config = found.config_of(trial)
+        others = {
+            name: value
+            for name, value in trial.changes.items()
+            if name not in ("noise.sigma", "optim.lr")
+        }
+        lines.append(
+            {
+                "trial": trial.number,
+                "status": trial.status,
+                "over": trial.over,
+                "sigma": config.noise.sigma,
+                "lr": config.optim.lr,
+                "others": spell(others),
+                "settings": spell(trial.changes),
+                "epochs": len(trial.history),
+                "val_psnr": trial.best["val_psnr"] if trial.best else None,
+                "message": trial.message,
+            }
+        )
+    return lines
+
+
+def write_figure(found: Any, folder: Folder) -> None:
+    """Writes `search.png`."""
+    from raydae import report
+
+    marks: Sequence[report.TrialMark] = [
+        report.TrialMark(
+            number=trial.number,
+            status=trial.status,
+            sigma=found.config_of(trial).noise.range,
+            lr=found.config_of(trial).optim.lr,
+            curve=[
+                (record["epoch"], record["val_psnr"])
+                for record in trial.history
+                if record["val_psnr"] is not None
+            ],
+        )
+        for trial in found.trials
+        if trial.best is not None
+    ]
+    levels = (found.config.validation.sigma or "").replace(",", ", ")
+    title = f"{folder.name}: {len(found.trials)} trials of {found.config.model.name}"
+    folder.write("search.png", report.search_figure(marks, levels, title))
+
+
+if __name__ == "__main__":
+    cli.main(main)

@@ -1,0 +1,178 @@
+"""What a search may change, and how it draws from that.
+
+    optim.lr=log:1e-4:1e-2          log-uniform between two numbers
+    optim.lr=uniform:1e-4:1e-2      uniform
+    data.patches_per_image=int:8:32 a whole number, both ends possible
+    optim.batch_size=16,32,64       one of these
+    noise.sigma=range:0:75          a blind range: its two ends are drawn uniformly
+
+The names are those of the configuration. A number is drawn to four digits, so that what is printed
+is what was trained with.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, cast, get_args
+
+from raydae.config import Config
+from raydae.errors import UserError
+from raydae.samples import generator
+
+SEARCH = 2  # what a generator is for, beside ORDER and SAMPLE of raydae.samples
+Kind = Literal["log", "uniform", "int", "range", "choice"]
+Value = str | int | float
+
+
+class Drawing(Protocol):
+    """Something that draws, by the name of what it is drawn for; an Optuna trial is one."""
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        """A number between two others, uniformly, or so in its logarithm."""
+
+    def suggest_int(self, name: str, low: int, high: int) -> int:
+        """A whole number, both ends possible."""
+
+    def suggest_categorical(self, name: str, choices: Sequence[Value]) -> Value:
+        """One of these."""
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One setting that is searched."""
+
+    name: str
+    kind: Kind
+    low: float = 0
+    high: float = 0
+    choices: tuple[Value, ...] = ()
+
+    def draw(self, drawing: Drawing) -> Value:
+        """A value for the setting."""
+        if self.kind == "choice":
+            return drawing.suggest_categorical(self.name, self.choices)
+        if self.kind == "int":
+            return drawing.suggest_int(self.name, int(self.low), int(self.high))
+        if self.kind == "range":
+            ends = sorted(
+                _round(drawing.suggest_float(f"{self.name}.{end}", self.low, self.high))
+                for end in ("one", "other")
+            )
+            return f"{ends[0]:g}:{ends[1]:g}"
+        log = self.kind == "log"
+        return _round(drawing.suggest_float(self.name, self.low, self.high, log=log))
+
+    @property
+    def corners(self) -> tuple[Value, ...]:
+        """The values at its ends, or all there are."""
+        if self.kind == "choice":
+            return self.choices
+        if self.kind == "int":
+            return int(self.low), int(self.high)
+        return (f"{self.low:g}:{self.high:g}",) if self.kind == "range" else (self.low, self.high)
+
+
+@dataclass(frozen=True)
+class Space:
+    """The settings that are searched."""
+
+    dimensions: tuple[Dimension, ...]
+
+    @classmethod
+    def parse(cls, texts: Sequence[str], config: Config) -> "Space":
+        """The space that some words such as `optim.lr=log:1e-4:1e-2` describe.
+
+        Args:
+            texts: one for each setting.
+            config: what is not searched; every end of the space must go with it.
+
+        Raises:
+            UserError: a name that does not exist, a range that is none, or a value out of bounds.
+        """
+        dimensions = tuple(_dimension(text) for text in texts)
+        names = [dimension.name for dimension in dimensions]
+        if not names:
+            raise UserError("--space: name at least one setting, such as optim.lr=log:1e-4:1e-2")
+        for dimension in dimensions:
+            if names.count(dimension.name) > 1:
+                raise UserError(f"--space: {dimension.name} is given twice")
+            if dimension.name in ("optim.epochs", "data.path", "data.protocol") or (
+                dimension.name.startswith("validation.")
+            ):
+                raise UserError(f"--space: {dimension.name} must be the same for every trial")
+            for value in dimension.corners:
+                config.override({dimension.name: value})
+        return cls(dimensions)
+
+    def draw(self, drawing: Drawing) -> dict[str, Value]:
+        """A value for each setting, by its dotted name."""
+        return {dimension.name: dimension.draw(drawing) for dimension in self.dimensions}
+
+    def sample(self, seed: int, number: int) -> dict[str, Value]:
+        """The values of a random search's trial: a pure function of (seed, number)."""
+        return self.draw(_Random(seed, number))
+
+
+class _Random:
+    """Independent draws from numpy's generator."""
+
+    def __init__(self, seed: int, number: int) -> None:
+        self.generator = generator(seed, SEARCH, number)
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        if log:
+            return math.exp(self.generator.uniform(math.log(low), math.log(high)))
+        return float(self.generator.uniform(low, high))
+
+    def suggest_int(self, name: str, low: int, high: int) -> int:
+        return int(self.generator.integers(low, high, endpoint=True))
+
+    def suggest_categorical(self, name: str, choices: Sequence[Value]) -> Value:
+        return choices[int(self.generator.integers(len(choices)))]
+
+
+def spell(changes: Mapping[str, Any]) -> str:
+    """Changed settings as flags of jobs/train.py."""
+    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in changes.items())
+
+
+def _dimension(text: str) -> Dimension:
+    name, equals, values = text.partition("=")
+    word, *ends = values.split(":")
+    if not (name and equals and values):
+        raise UserError(f"--space {text}: write NAME=RANGE, such as optim.lr=log:1e-4:1e-2")
+    if word in get_args(Kind) and word != "choice":
+        kind = cast(Kind, word)
+        try:
+            low, high = (float(end) for end in ends)
+        except ValueError:
+            raise UserError(f"--space {text}: write {name}={kind}:LOW:HIGH") from None
+        if not (low < high and math.isfinite(low) and math.isfinite(high)):
+            raise UserError(f"--space {text}: the lower end comes first")
+        if kind == "log" and low <= 0:
+            raise UserError(f"--space {text}: a logarithmic range begins above 0")
+        if kind == "int" and not (low.is_integer() and high.is_integer()):
+            raise UserError(f"--space {text}: the ends must be whole numbers")
+        if kind == "range" and name != "noise.sigma":
+            raise UserError(f"--space {text}: only noise.sigma can be a range itself")
+        return Dimension(name, kind, low, high)
+    if not word.replace(".", "", 1).isdigit() and "," not in values and ":" in values:
+        raise UserError(
+            f"--space {text}: there is no range {word!r}; there are log, uniform, int and range"
+        )
+    return Dimension(name, "choice", choices=tuple(_number(value) for value in values.split(",")))
+
+
+def _number(text: str) -> Value:
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _round(value: float) -> float:
+    return float(f"{value:.4g}")
