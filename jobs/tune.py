@@ -114,8 +114,8 @@ def search(folder: Folder, config: Config, launch: Launch, screen: Console) -> i
         )
         screen.print(
             f"{folder.name}: {config.model.name} on {len(sets.train)} images of {sets.source}, "
-            f"judged at sigma {config.validation.sigma}; {concurrent} trials at once, each on "
-            f"{workers}",
+            f"judged at sigma {config.validation.sigma}; at most {concurrent} at once, "
+            f"{workers} each",
             soft_wrap=True,
         )
         with display:

@@ -16,6 +16,7 @@ import csv
 import dataclasses
 import io
 import json
+import logging
 import os
 import queue
 import threading
@@ -132,7 +133,8 @@ class Search:
         os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the new one speaks even where it is told not to
         plan = _Plan(self.config, self.sets, self.folder, workers)
         trainable = ray.tune.with_parameters(_TrialRun, plan=plan)
-        needs = {"cpu": workers.threads if plan.in_process else 0}
+        # Where Ray Train asks for the CPUs, Tune must ask for something: a byte.
+        needs = {"cpu": workers.threads} if plan.in_process else {"cpu": 0, "memory": 1}
         tuner = ray.tune.Tuner(
             ray.tune.with_resources(trainable, needs),
             tune_config=ray.tune.TuneConfig(
@@ -150,6 +152,8 @@ class Search:
                 checkpoint_config=ray.tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )
+        # A line in the table says what a trial failed of.
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         self.folder.delete(".tune")
         tuner.fit()
         self.folder.delete(".tune")

@@ -1,0 +1,90 @@
+import math
+
+import pytest
+from scipy import stats
+
+from raydae.config import Config
+from raydae.errors import UserError
+from raydae.space import Space, spell
+
+
+def parse(*texts: str) -> Space:
+    return Space.parse(texts, Config())
+
+
+def test_draws_depend_on_seed_and_number_alone() -> None:
+    space = parse("noise.sigma=log:5:75", "optim.lr=log:1e-4:1e-2")
+    draws = [space.sample(3, number) for number in range(20)]
+    assert draws == [space.sample(3, number) for number in range(20)]
+    assert len({draw["optim.lr"] for draw in draws}) == 20
+    assert draws[0] != space.sample(4, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "low", "high", "log"),
+    [("optim.lr=log:1e-4:1e-2", 1e-4, 1e-2, True), ("noise.sigma=uniform:5:75", 5, 75, False)],
+)
+def test_numbers_are_spread_as_asked(text: str, low: float, high: float, log: bool) -> None:
+    (name,) = (dimension.name for dimension in parse(text).dimensions)
+    values = [float(parse(text).sample(0, number)[name]) for number in range(400)]
+    assert low <= min(values)
+    assert max(values) <= high
+    scale = math.log if log else float
+    unit = [(scale(value) - scale(low)) / (scale(high) - scale(low)) for value in values]
+    assert stats.kstest(unit, "uniform").pvalue > 0.01
+    assert all(value == float(f"{value:.4g}") for value in values), "printed as it is used"
+
+
+def test_integers_choices_and_ranges() -> None:
+    texts = [
+        "data.patches_per_image=int:1:3",
+        "optim.batch_size=16,32,64",
+        "noise.sigma=range:0:75",
+    ]
+    config = Config().override({"data.crops_per_visit": 1})
+    space = Space.parse(texts, config)
+    draws = [space.sample(0, number) for number in range(60)]
+    assert {draw["data.patches_per_image"] for draw in draws} == {1, 2, 3}
+    assert {draw["optim.batch_size"] for draw in draws} == {16, 32, 64}
+    for draw in draws:
+        low, high = config.override(draw).noise.range
+        assert 0 <= low <= high <= 75
+    space = parse("noise.sigma=0:55,25")
+    assert {space.sample(0, number)["noise.sigma"] for number in range(20)} == {"0:55", 25}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("optim.lrr=log:1e-4:1e-2", "did you mean optim.lr"),
+        ("optim.lr=log:1e-2:1e-4", "lower end comes first"),
+        ("optim.lr=log:0:1", "begins above 0"),
+        ("optim.lr=1e-4:1e-2", "there are log, uniform, int and range"),
+        ("optim.lr=log:1e-4", "optim.lr=log:LOW:HIGH"),
+        ("optim.lr=log:a:b", "optim.lr=log:LOW:HIGH"),
+        ("optim.lr", "write NAME=RANGE"),
+        ("optim.lr=fast,slow", "optim.lr must be"),
+        ("optim.batch_size=16,30", "multiple of"),
+        ("optim.batch_size=uniform:16:32", "optim.batch_size must be int"),
+        ("data.patches_per_image=int:1.5:3", "whole numbers"),
+        ("noise.sigma=log:5:500", "0-255 scale"),
+        ("optim.lr=range:1e-4:1e-2", "only noise.sigma"),
+        ("validation.sigma=15,25", "the same for every trial"),
+        ("optim.epochs=1,2", "the same for every trial"),
+    ],
+)
+def test_what_is_refused(text: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        parse(text)
+
+
+def test_a_name_twice_and_no_name() -> None:
+    with pytest.raises(UserError, match="given twice"):
+        parse("optim.lr=1e-3", "optim.lr=log:1e-4:1e-2")
+    with pytest.raises(UserError, match="at least one"):
+        parse()
+
+
+def test_changes_as_flags() -> None:
+    changes = {"noise.sigma": 31.2, "optim.batch_size": 16}
+    assert spell(changes) == "--noise.sigma 31.2 --optim.batch-size 16"
