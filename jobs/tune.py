@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
@@ -23,6 +23,9 @@ from raydae.errors import UserError
 from raydae.runs import check_name, claim, open_run
 from raydae.space import Space, spell
 from raydae.storage import Folder
+
+if TYPE_CHECKING:
+    from raydae.search import Search
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +136,7 @@ def search(folder: Folder, config: Config, launch: Launch, screen: Console) -> i
     return 0
 
 
-def rows(found: Any) -> list[dict[str, Any]]:
+def rows(found: "Search") -> list[dict[str, Any]]:
     """The trials of a search as rows for the screen."""
     lines = []
     for trial in found.trials:
@@ -160,7 +163,7 @@ def rows(found: Any) -> list[dict[str, Any]]:
     return lines
 
 
-def write_figure(found: Any, folder: Folder) -> None:
+def write_figure(found: "Search", folder: Folder) -> None:
     """Writes `search.png`."""
     from raydae import report
 

@@ -96,7 +96,7 @@ class Space:
         for dimension in dimensions:
             if names.count(dimension.name) > 1:
                 raise UserError(f"--space: {dimension.name} is given twice")
-            if dimension.name in ("optim.epochs", "data.path", "data.protocol") or (
+            if dimension.name in ("optim.epochs", "data.path", "data.protocol", "threads") or (
                 dimension.name.startswith("validation.")
             ):
                 raise UserError(f"--space: {dimension.name} must be the same for every trial")

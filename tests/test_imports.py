@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-NUMPY = ["config", "noise", "synthetic", "bsds500", "pictures", "images", "samples", "storage"]
+NUMPY = [
+    "config",
+    "noise",
+    "synthetic",
+    "bsds500",
+    "pictures",
+    "images",
+    "samples",
+    "storage",
+    "space",
+]
 TORCH = ["models", "weights", "restore", "loop"]
 
 
@@ -32,7 +42,7 @@ def test_torch_but_not_ray(module: str) -> None:
     assert "ray" not in modules
 
 
-@pytest.mark.parametrize("module", ["stream", "channel", "cluster", "spread"])
+@pytest.mark.parametrize("module", ["stream", "channel", "cluster", "spread", "search"])
 def test_ray_but_not_torch(module: str) -> None:
     modules = loaded(f"raydae.{module}")
     assert "ray" in modules

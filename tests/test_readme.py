@@ -36,7 +36,8 @@ def test_a_job_s_command_line_is_understood(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "mine").mkdir(parents=True)
-    (tmp_path / "runs" / "mine" / "config.json").write_text("{}")
+    for name in ("config.json", "best.json"):
+        (tmp_path / "runs" / "mine" / name).write_text("{}")
     _, script, *words = shlex.split(command)
     module = load(Path(script).stem)
     if hasattr(module, "Launch"):
