@@ -28,16 +28,19 @@ if TYPE_CHECKING:
     from raydae.search import Search
 
 
+SPACE = ("noise.sigma=log:5:75", "optim.lr=log:1e-4:1e-2")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Launch:
     """What is searched, and where and how, beside what all trials share."""
 
-    space: tuple[str, ...] = ("noise.sigma=log:5:75", "optim.lr=log:1e-4:1e-2")
-    """Settings to search: NAME=log:LOW:HIGH, or A,B,C."""
+    space: tuple[str, ...] = ()
+    """NAME=log:LOW:HIGH or NAME=A,B,C; none: sigma, lr."""
     num_samples: int = 16
     """Trials."""
     max_epochs: int | None = None
-    """Epochs of a trial that is not stopped; none: --epochs."""
+    """Epochs of a whole trial; none: --epochs."""
     eval_sigma: tuple[str, ...] = ("25",)
     """Levels every trial is judged at, 0-255 scale."""
     search: Literal["random", "optuna"] = "random"
@@ -73,7 +76,7 @@ def main() -> int:
         if (value := getattr(launch, name)) is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
     check_workers((launch.num_workers, launch.num_workers), config)
-    Space.parse(launch.space, config)
+    Space.parse(launch.space or SPACE, config)
     screen = console.make_console()
     now = time.strftime("%Y%m%d-%H%M%S")
     name = check_name(launch.name or f"search-{now}-{secrets.token_hex(2)}")
@@ -92,7 +95,9 @@ def search(folder: Folder, config: Config, launch: Launch, screen: Console) -> i
     from raydae.search import Search, Settings, check_settings, write_settings  # with Ray: seconds
 
     settings = Settings(
-        space=launch.space, method=launch.search, early_stopping=launch.early_stopping == "asha"
+        space=launch.space or SPACE,
+        method=launch.search,
+        early_stopping=launch.early_stopping == "asha",
     )
     if not launch.restart:
         check_settings(folder, config, settings)

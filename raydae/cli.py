@@ -151,7 +151,7 @@ def _spell(default: Any) -> str:
     if isinstance(default, bool):
         return "on" if default else "off"
     if isinstance(default, tuple):
-        return " ".join(default)
+        return " ".join(default) or "none"
     return "none" if default is None else str(default)
 
 

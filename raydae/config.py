@@ -67,18 +67,43 @@ class NoiseConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The network."""
+    """The network; what follows its name is for unet."""
 
-    name: Literal["dae"] = "dae"
+    name: Literal["dae", "unet"] = "dae"
     """The network."""
+    width: int = 32
+    """Channels of the first level of unet, doubled at each."""
+    levels: int = 3
+    """Levels of unet, each at half the size of the last."""
+    blocks: int = 2
+    """Residual blocks of unet at a level, each way."""
+
+    def __post_init__(self) -> None:
+        _between("model.width", self.width, 4, 256)
+        _between("model.levels", self.levels, 1, 5)
+        _between("model.blocks", self.blocks, 1, 8)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """How the network is optimised: Adam on the mean squared error."""
+    """How the network is optimised."""
 
+    loss: Literal["mse", "l1", "charbonnier"] = "mse"
+    """Mean over all values."""
+    optimizer: Literal["adam", "adamw"] = "adam"
+    """The optimizer."""
     lr: float = 1e-3
-    """Learning rate of Adam."""
+    """Learning rate, the highest of a schedule."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Of the learning rate; cosine: to 0."""
+    warmup: int = 0
+    """Steps in which the learning rate rises from 0."""
+    weight_decay: float = 0.0
+    """Of adamw, by the learning rate."""
+    clip: float | None = None
+    """Largest norm of the gradient; none: no limit."""
+    ema: float = 0.0
+    """Decay of the averaged weights, which are kept; 0: off."""
     batch_size: int = 32
     """Patches in a step, over all workers."""
     micro_batch: int = 4
@@ -89,6 +114,15 @@ class OptimConfig:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise UserError(f"optim.lr must be a positive number, not {self.lr}")
+        if self.clip is not None and not (math.isfinite(self.clip) and self.clip > 0):
+            raise UserError(f"optim.clip must be a positive number, not {self.clip}")
+        if not 0 <= self.ema < 1:
+            raise UserError(f"optim.ema must be at least 0 and below 1, not {self.ema}")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise UserError(f"optim.weight_decay must be at least 0, not {self.weight_decay}")
+        if self.weight_decay and self.optimizer != "adamw":
+            raise UserError("optim.weight_decay is for --optim.optimizer adamw")
+        _at_least("optim.warmup", self.warmup, 0)
         _at_least("optim.batch_size", self.batch_size, 1)
         _at_least("optim.micro_batch", self.micro_batch, 1)
         _at_least("optim.epochs", self.epochs, 1)
@@ -278,6 +312,11 @@ def check_workers(asked: tuple[int, int] | None, config: Config) -> None:
 def _at_least(name: str, value: int, minimum: int) -> None:
     if value < minimum:
         raise UserError(f"{name} must be at least {minimum}, not {value}")
+
+
+def _between(name: str, value: int, minimum: int, maximum: int) -> None:
+    if not minimum <= value <= maximum:
+        raise UserError(f"{name} must be from {minimum} to {maximum}, not {value}")
 
 
 def _unknown(name: str, known: list[str]) -> str:

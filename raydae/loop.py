@@ -8,6 +8,7 @@ all-reduce every half second or so, which also carries the losses: between two o
 makes them wait for each other but the gradients.
 """
 
+import copy
 import dataclasses
 import json
 import math
@@ -21,7 +22,6 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from raydae.config import Config
@@ -30,6 +30,7 @@ from raydae.images import ImageSets, read_image, spread_over
 from raydae.metrics import psnr, ssim, to_uint8
 from raydae.models import build
 from raydae.noise import evaluation_noise
+from raydae.optim import average, learning_rate, loss_of, make_optimizer
 from raydae.restore import Denoiser, autocast, channels_last
 from raydae.runs import Checkpoints, Outcome, Progress, Status
 from raydae.samples import Schedule
@@ -135,11 +136,15 @@ class _Run:
             torch.manual_seed(config.seed)
             network = build(config.model)
         self.network = channels_last(network, context.device)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.optim.lr, fused=True)
+        self.optimizer = make_optimizer(config.optim, self.network)
+        # The network that is judged and kept: the averaged weights where there are such.
+        self.judged = copy.deepcopy(self.network) if config.optim.ema else self.network
         if files:
             try:
                 self.network.load_state_dict(unpack(files["model.safetensors"]))
                 self.optimizer.load_state_dict(unpack_optimizer(files["optimizer.pt"]))
+                if config.optim.ema:
+                    self.judged.load_state_dict(unpack(files["averaged.safetensors"]))
             except (RuntimeError, ValueError, LookupError) as error:
                 raise UserError(
                     f"{self.checkpoints.folder} holds checkpoints of another network "
@@ -205,13 +210,20 @@ class _Run:
         clean = self._to_device(batch["clean"][:rows]).float() / 255
         noisy = self._to_device(batch["noisy"][:rows]).float()
 
+        optim = self.config.optim
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(optim, self.step, self.schedule.steps)
         self.optimizer.zero_grad(set_to_none=True)
         with autocast(self.context.device, self.precision):
             denoised = self.forward(noisy)
         # Each share weighs by its rows, and DDP's mean over the workers becomes a sum.
-        loss = functional.mse_loss(denoised.float(), clean) * (rows / self.schedule.batch_size)
+        loss = loss_of(optim.loss, denoised.float(), clean) * (rows / self.schedule.batch_size)
         torch.autograd.backward(loss * self.context.workers)
+        if optim.clip is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), optim.clip)
         self.optimizer.step()
+        if optim.ema:
+            average(self.judged, self.network, optim.ema, self.step)
         self.losses.append(loss.detach())
         self.step += 1
 
@@ -265,7 +277,7 @@ class _Run:
                 "val_psnr": val_psnr if math.isfinite(val_psnr) else None,  # JSON has no infinity
                 "val_ssim": val_ssim if math.isfinite(val_ssim) else None,
                 "patches_per_s": round(patches / seconds, 1),
-                "lr": self.config.optim.lr,
+                "lr": learning_rate(self.config.optim, self.step - 1, self.schedule.steps),
                 "workers": self.context.workers,
                 "seconds": round(seconds, 3),
                 "waited_for_data_s": round(self.waited_s, 3),
@@ -276,16 +288,16 @@ class _Run:
         if progress.best_psnr is None or val_psnr > progress.best_psnr:
             progress.best_psnr, progress.best_epoch = val_psnr, progress.history[-1]["epoch"]
             self.best = {
-                name: value.cpu().clone() for name, value in self.network.state_dict().items()
+                name: value.cpu().clone() for name, value in self.judged.state_dict().items()
             }
 
     def _validate(self) -> tuple[float, float]:
         """Mean PSNR (dB) and SSIM over the validation images, shared out among the workers."""
         if self.context.workers > 1:
             # Batch statistics differ between the workers until the next step; rank 0's are saved.
-            for buffer in self.network.buffers():
+            for buffer in self.judged.buffers():
                 dist.broadcast(buffer, src=0)
-        denoise = Denoiser(self.network, self.context.device, self.precision)
+        denoise = Denoiser(self.judged, self.context.device, self.precision)
         sums = np.zeros(3)
         images = spread_over(self.sets.val, self.config.validation.images)
         for file in images[self.context.rank :: self.context.workers]:
@@ -310,6 +322,8 @@ class _Run:
             "model.safetensors": pack(self.network.state_dict()),
             "optimizer.pt": pack_optimizer(self.optimizer.state_dict()),
         }
+        if self.config.optim.ema:
+            files["averaged.safetensors"] = pack(self.judged.state_dict())
         if self.best is not None:
             files["best.safetensors"] = pack(self.best)
         self.checkpoints.save(self.progress, files)
@@ -324,7 +338,7 @@ class _Run:
         self._write_history()
         assert self.best is not None  # an epoch was done
         for name, weights, epoch in (
-            ("last.safetensors", self.network.state_dict(), len(self.progress.history)),
+            ("last.safetensors", self.judged.state_dict(), len(self.progress.history)),
             ("model.safetensors", self.best, self.progress.best_epoch),
         ):
             self.folder.write(name, model_of(self.progress, self.sets, weights, epoch))

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from jobs import denoise, evaluate
+from jobs import denoise, evaluate, tune
 from jobs.train import Launch
 from raydae import cli
 from raydae.config import Config, flatten
@@ -13,7 +13,7 @@ def help_of(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, kind: type
 ) -> list[str]:
     monkeypatch.setenv("COLUMNS", "100")
-    parse = cli.parse_with_config if kind is Launch else cli.parse
+    parse = cli.parse_with_config if kind in (Launch, tune.Launch) else cli.parse
     with pytest.raises(SystemExit) as ended:
         parse(kind, "What it does.", ["--help"])
     assert ended.value.code == 0
@@ -31,6 +31,15 @@ def test_help_has_a_line_for_each_setting_with_its_default(
     assert sum(line.startswith("  ") for line in lines) == len(
         [*flatten(Config().to_dict()), *dataclasses.fields(Launch)]
     ), "a line each, none of them broken"
+
+
+def test_help_of_a_search_is_a_line_each_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = help_of(capsys, monkeypatch, tune.Launch)
+    settings = [*flatten(Config().to_dict()), *dataclasses.fields(tune.Launch)]
+    assert sum(line.startswith("  --") for line in lines) == len(settings)
+    assert sum(line.startswith("  ") for line in lines) == len(settings)
 
 
 @pytest.mark.parametrize("kind", [evaluate.Arguments, denoise.Arguments])

@@ -19,7 +19,7 @@ NUMPY = [
     "storage",
     "space",
 ]
-TORCH = ["models", "weights", "restore", "loop"]
+TORCH = ["models", "optim", "weights", "restore", "loop"]
 
 
 def loaded(module: str) -> set[str]:

@@ -69,6 +69,48 @@ def test_a_run_learns_and_leaves_its_files(config: Config, sets: ImageSets, tmp_
     assert load_model(tmp_path / "last.safetensors")[1].epoch == 12
 
 
+UNET = {
+    "model.name": "unet",
+    "model.width": 4,
+    "model.levels": 2,
+    "noise.sigma": "0:55",
+    "optim.loss": "l1",
+    "optim.optimizer": "adamw",
+    "optim.weight_decay": 0.01,
+    "optim.schedule": "cosine",
+    "optim.warmup": 3,
+    "optim.clip": 0.1,
+    "optim.ema": 0.9,
+}
+
+
+def test_every_part_of_a_recipe_resumes_exactly(
+    config: Config, sets: ImageSets, tmp_path: Path
+) -> None:
+    config = config.override(UNET)
+    run(config, sets, tmp_path / "whole")
+    for step in (3, 5):
+        assert run(config, sets, tmp_path / "parts", tell=StopAfter(step)).status == "stopped"
+    assert run(config, sets, tmp_path / "parts").status == "finished"
+    for name in ("last.safetensors", "model.safetensors"):
+        ours, theirs = (unpack((tmp_path / d / name).read_bytes()) for d in ("whole", "parts"))
+        assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+    assert history(tmp_path / "whole") == history(tmp_path / "parts")
+
+
+def test_the_averaged_weights_are_kept(config: Config, sets: ImageSets, tmp_path: Path) -> None:
+    config = config.override(UNET)
+    run(config, sets, tmp_path)
+    found = Checkpoints(Folder.of(tmp_path)).latest()
+    assert found is not None
+    raw, averaged = (
+        unpack(found[1][f"{name}.safetensors"])["head.weight"] for name in ("model", "averaged")
+    )
+    last = unpack((tmp_path / "last.safetensors").read_bytes())["head.weight"]
+    assert torch.equal(last, averaged)
+    assert not torch.equal(raw, averaged)
+
+
 @pytest.mark.parametrize("stops", [(1,), (3, 5), (4,), (7,)])
 def test_resumed_equals_uninterrupted(
     config: Config, sets: ImageSets, tmp_path: Path, stops: tuple[int, ...]

@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 from raydae.config import ModelConfig
-from raydae.models import DenoisingAutoencoder, build
+from raydae.models import DenoisingAutoencoder, UNet, build
 
 
 def test_the_autoencoder_is_the_one_that_was_asked_for() -> None:
-    network = build(ModelConfig(name="dae"))
+    network = DenoisingAutoencoder()
     convolutions = [
         (type(layer), layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride)
         for layer in network.layers
@@ -39,14 +39,39 @@ def test_output_is_of_the_input_s_size_within_0_and_1(size: tuple[int, int]) -> 
     assert denoised.max() < 1
 
 
-def test_no_pixel_sees_beyond_the_margin() -> None:
+@pytest.mark.parametrize(
+    "network",
+    [DenoisingAutoencoder(), UNet(8, 3, 2), UNet(8, 1, 1), UNet(8, 4, 1)],
+    ids=["dae", "unet", "one level", "four levels"],
+)
+def test_no_pixel_sees_beyond_the_margin(network: DenoisingAutoencoder | UNet) -> None:
     torch.manual_seed(0)
-    network = DenoisingAutoencoder().eval()
-    for shift in range(0, 16, 5):
-        noisy = torch.rand(1, 3, 256, 256)
+    network = network.eval().double()
+    for shift in range(0, network.multiple, 5):
+        noisy = torch.rand(1, 3, 256, 256, dtype=torch.float64)
         changed = noisy.clone()
         changed[:, :, 128 + shift, 128 + shift] += 10
         with torch.inference_mode():
             different = (network(noisy) != network(changed)).any(dim=1)[0].nonzero()
         reach = int((different - (128 + shift)).abs().max())
-        assert 16 < reach <= network.margin
+        assert network.margin / 2 < reach <= network.margin
+
+
+def test_the_unet_is_as_large_as_the_design_says() -> None:
+    network = build(ModelConfig(name="unet"))
+    assert sum(p.numel() for p in network.parameters()) == 1_048_908
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules())
+
+
+@pytest.mark.parametrize(("width", "levels", "blocks"), [(32, 3, 2), (4, 1, 1), (8, 5, 1)])
+def test_the_unet_predicts_noise_for_any_size_it_can_halve(
+    width: int, levels: int, blocks: int
+) -> None:
+    torch.manual_seed(0)
+    network = UNet(width, levels, blocks)
+    noisy = torch.rand(2, 3, network.multiple, 3 * network.multiple)
+    assert network(noisy).shape == noisy.shape
+    nn.init.zeros_(network.tail.weight)
+    assert network.tail.bias is not None
+    nn.init.zeros_(network.tail.bias)
+    assert torch.equal(network(noisy), noisy)

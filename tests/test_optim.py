@@ -1,0 +1,48 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from raydae.config import OptimConfig
+from raydae.optim import average, learning_rate, loss_of, make_optimizer
+
+
+def test_losses_by_hand() -> None:
+    denoised, clean = torch.tensor([0.1, 0.5, 0.0]), torch.tensor([0.0, 0.7, 0.0])
+    assert loss_of("mse", denoised, clean).item() == pytest.approx(0.05 / 3)
+    assert loss_of("l1", denoised, clean).item() == pytest.approx(0.1)
+    by_hand = sum(math.hypot(d, 1e-3) for d in (0.1, 0.2, 0.0)) / 3
+    assert loss_of("charbonnier", denoised, clean).item() == pytest.approx(by_hand)
+
+
+def test_the_learning_rate_rises_then_falls_to_zero() -> None:
+    config = OptimConfig(lr=0.4, warmup=4, schedule="cosine")
+    rates = [learning_rate(config, step, 104) for step in range(104)]
+    assert rates[:5] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4])
+    assert rates[54] == pytest.approx(0.2)
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    assert 0 < rates[-1] < 0.001
+    assert {learning_rate(OptimConfig(lr=0.4), step, 100) for step in range(100)} == {0.4}
+
+
+def test_averaged_weights_are_the_average_and_counts_are_copied() -> None:
+    torch.manual_seed(0)
+    network, averaged = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
+    nn.init.normal_(network.weight)
+    network(torch.randn(4, 2))
+    average(averaged, network, 0.9, step=1000)
+    torch.testing.assert_close(averaged.weight, 0.9 + 0.1 * network.weight)
+    assert averaged.num_batches_tracked == network.num_batches_tracked == 1
+    for step in range(300):
+        average(averaged, network, 0.9, step)
+    torch.testing.assert_close(averaged.weight, network.weight)
+
+
+def test_weight_decay_is_by_the_learning_rate() -> None:
+    network = nn.Linear(1, 1, bias=False)
+    weight = network.weight.item()
+    optimizer = make_optimizer(OptimConfig(optimizer="adamw", lr=0.1, weight_decay=0.5), network)
+    network.weight.grad = torch.zeros_like(network.weight)
+    optimizer.step()
+    assert network.weight.item() == pytest.approx(weight * (1 - 0.1 * 0.5))
