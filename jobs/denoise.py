@@ -33,6 +33,8 @@ class Arguments:
     """Folder for the results; replaces files there."""
     model: str = "last"
     """Model file or URI; last: of the newest finished run."""
+    ensemble: bool = False
+    """Average over the eight flips and turns: 8 times the time."""
     add_noise: str | None = None
     """Add noise of this sigma (0-255) first; saves a panel."""
 
@@ -63,7 +65,7 @@ def main() -> int:
     screen = console.make_console()
     failed: list[str] = []
     with console.counting(screen, "denoising") as progress:
-        for done, problem in enumerate(_denoise_all(model, sigma, work), start=1):
+        for done, problem in enumerate(_denoise_all(model, args.ensemble, sigma, work), start=1):
             failed += [problem] if problem else []
             progress(done, len(work))
     done_well = f"{len(work) - len(failed)} of {len(work)}"
@@ -73,12 +75,12 @@ def main() -> int:
 
 
 def _denoise_all(
-    model: str, sigma: float | None, work: list[tuple[Path, Path]]
+    model: str, ensemble: bool, sigma: float | None, work: list[tuple[Path, Path]]
 ) -> Iterator[str | None]:
     """Denoises everything; for each picture as it is done, what went wrong with it, or none."""
 
     def prepare() -> Callable[[tuple[Path, Path]], str | None]:
-        denoise = load(model)
+        denoise = load(model, ensemble=ensemble)
         return lambda pair: _denoise_one(denoise, sigma, *pair)
 
     if len(work) == 1:  # not worth starting Ray

@@ -33,6 +33,8 @@ class Arguments:
     """Noise levels on the 0-255 scale."""
     out: Path | None = None
     """File for the results, .json or .csv."""
+    ensemble: bool = False
+    """Average over the eight flips and turns."""
     summary: bool = False
     """Show the means only."""
     force: bool = False
@@ -60,7 +62,7 @@ def main() -> int:
     remark = evaluation.check_overlap(info, images, args.force)
     cluster.start_ray()
     with console.counting(screen, "denoising") as progress:
-        scores, failed = evaluation.evaluate(model, images, sigmas, progress)
+        scores, failed = evaluation.evaluate(model, images, sigmas, progress, args.ensemble)
     rows = evaluation.table(name, scores, remark)
     if not args.summary:
         screen.print(console.score_table([asdict(line) for line in scores]))

@@ -38,7 +38,7 @@ class Launch:
     """Where and how a run is launched, beside what it computes."""
 
     config: Path | None = None
-    """config.json of a run; other flags change it."""
+    """A config.json, or the recipe unet; flags change it."""
     name: str | None = None
     """Name of the run, which goes on if there; none: new."""
     storage: str = "runs"
@@ -78,7 +78,10 @@ def train_and_test(run: Run, launch: Launch, screen: Console) -> int:
     sets = run.sets or cli.find_images_for(run.config, screen)
 
     from raydae import cluster, trainer  # with torch, which takes seconds: bad input comes first
+    from raydae.weights import load_model
 
+    if run.config.init is not None and not run.progress.step:
+        load_model(run.config.init)  # a bad one is refused here rather than in every worker
     cluster.start_ray(asked, run.config.threads, launch.verbose)
     workers, word = cluster.choose_workers(asked, launch.use_gpu, run.config)
     if run.sets is None:  # not before all is known to be well: it deletes what --restart replaces

@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def load(path: str | Path, device: str | None = None) -> "Denoiser":
+def load(path: str | Path, device: str | None = None, ensemble: bool = False) -> "Denoiser":
     """A trained model as a function of images.
 
     Args:
         path: a `model.safetensors` that raydae wrote; a local path or a URI.
         device: as torch names it; none: a GPU where there is one.
+        ensemble: average over the eight flips and turns, in eight times the time.
 
     Returns:
         A function from an image, HxWx3 (RGB) or HxW (grey), uint8 or floating point on [0, 1], to
@@ -37,4 +38,5 @@ def load(path: str | Path, device: str | None = None) -> "Denoiser":
     from raydae.weights import load_model
 
     network, _ = load_model(path)
-    return Denoiser(network, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return Denoiser(network, device, ensemble=ensemble)

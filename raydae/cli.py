@@ -21,6 +21,7 @@ from raydae import console
 from raydae.config import Config, load_config
 from raydae.errors import UserError
 from raydae.images import ImageSets, find_images, synthetic_set
+from raydae.runs import find_model
 from raydae.samples import Schedule
 
 T = TypeVar("T")
@@ -69,6 +70,8 @@ def parse_with_config(
     combined = _with_short_flags(dataclass(frozen=True, kw_only=True)(both))
     arguments = _parse(combined, description, argv, _fill(combined, config.to_dict()))
     values = dataclasses.asdict(arguments)
+    if values["init"] is not None:  # the workers are elsewhere
+        values["init"] = find_model(values["init"])
     return (
         Config.from_dict({field.name: values[field.name] for field in dataclasses.fields(Config)}),
         launch(**{field.name: values[field.name] for field in dataclasses.fields(launch)}),  # type: ignore[arg-type]  # T is a dataclass

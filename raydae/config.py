@@ -19,6 +19,7 @@ from raydae.errors import UserError
 
 Protocol = Literal["bsds500", "cbsd68"]
 Precision = Literal["auto", "fp32", "bf16"]
+RECIPES = Path(__file__).parent / "recipes"  # configurations by name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +163,8 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
+    init: str | None = None
+    """Model file or URI to start from; none: random weights."""
     seed: int = 0
     """Seed of the weights, the patches and the noise."""
     precision: Precision = "auto"
@@ -224,15 +227,18 @@ class Config:
 
 
 def load_config(path: str | Path) -> Config:
-    """The configuration in a JSON file, as every run writes it.
+    """The configuration in a JSON file, as every run writes it, or a recipe of raydae by its name.
 
     Raises:
-        UserError: no such file, not JSON, or not a configuration.
+        UserError: no such file or recipe, not JSON, or not a configuration.
     """
+    recipes = {recipe.stem: recipe for recipe in RECIPES.glob("*.json")}
     try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        values = json.loads(recipes.get(str(path), Path(path)).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"--config {path}: there is no such file") from None
+        raise UserError(
+            f"--config {path}: there is no such file; the recipes are {', '.join(recipes)}"
+        ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"--config {path} is not readable JSON: {error}") from None
     if not isinstance(values, dict):

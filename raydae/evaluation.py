@@ -62,6 +62,7 @@ def evaluate(
     images: Sequence[ImageFile],
     sigmas: Sequence[float],
     progress: Callable[[int, int], None] = lambda done, total: None,
+    ensemble: bool = False,
 ) -> tuple[list[Score], list[str]]:
     """Scores a model file on images, in float32, spread over Ray's workers; Ray must run.
 
@@ -70,6 +71,7 @@ def evaluate(
         images: what to score it on.
         sigmas: noise levels, 0-255 scale.
         progress: called with (images done, images in all).
+        ensemble: average over the eight flips and turns.
 
     Returns:
         The scores, in the order of the images and levels; a line on each image that failed.
@@ -77,7 +79,7 @@ def evaluate(
 
     def prepare() -> Callable[[ImageFile], list[Score]]:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        denoiser = Denoiser(load_model(model)[0], device)
+        denoiser = Denoiser(load_model(model)[0], device, ensemble=ensemble)
         return lambda file: score(denoiser, file, sigmas)
 
     results: dict[int, list[Score]] = {}

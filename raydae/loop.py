@@ -35,7 +35,15 @@ from raydae.restore import Denoiser, autocast, channels_last
 from raydae.runs import Checkpoints, Outcome, Progress, Status
 from raydae.samples import Schedule
 from raydae.storage import Folder, first_line
-from raydae.weights import Weights, model_of, pack, pack_optimizer, unpack, unpack_optimizer
+from raydae.weights import (
+    Weights,
+    load_model,
+    model_of,
+    pack,
+    pack_optimizer,
+    unpack,
+    unpack_optimizer,
+)
 
 Batch = Mapping[str, NDArray[Any]]
 AGREE_SECONDS = 0.5  # between two agreements of the workers; a stop waits no longer than that
@@ -135,6 +143,14 @@ class _Run:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             network = build(config.model)
+        if config.init is not None and not files:
+            network, info = load_model(config.init)
+            if info.model != config.model:
+                raise UserError(
+                    f"--init {config.init} is {info.model}, and the network is {config.model}; "
+                    "give the flags of the former"
+                )
+            self.progress.inherited = list(info.train_hashes)
         self.network = channels_last(network, context.device)
         self.optimizer = make_optimizer(config.optim, self.network)
         # The network that is judged and kept: the averaged weights where there are such.

@@ -52,6 +52,8 @@ class Progress:
     """The epoch after which they were the best; 0: none yet."""
     unreadable: list[str] = field(default_factory=list)
     """Training images that could not be read on the way."""
+    inherited: list[str] = field(default_factory=list)
+    """Hashes of the images that the weights it started from were trained on."""
     config: dict[str, Any] = field(default_factory=dict)
     """The configuration, with precision and threads as they were resolved."""
     workers: int = 1

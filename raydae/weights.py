@@ -78,12 +78,13 @@ def pack_model(weights: Weights, info: ModelInfo) -> bytes:
 
 def model_of(progress: Progress, sets: ImageSets, weights: Weights, epoch: int) -> bytes:
     """The model file of a run's weights after an epoch; the run has saved a checkpoint since."""
+    trained = (*(file.sha256 for file in sets.train), *progress.inherited)
     config = Config.from_dict(progress.config)
     info = ModelInfo(
         model=config.model,
         config=progress.config,
         source=sets.source,
-        train_hashes=tuple(file.sha256 for file in sets.train),
+        train_hashes=tuple(dict.fromkeys(trained)),
         val_hashes=tuple(file.sha256 for file in sets.val),
         epoch=epoch,
         val_psnr=progress.history[epoch - 1]["val_psnr"],

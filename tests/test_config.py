@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from raydae.config import (
+    RECIPES,
     Config,
     NoiseConfig,
     check_workers,
@@ -18,6 +19,11 @@ from raydae.errors import UserError
 def test_a_configuration_survives_json() -> None:
     config = Config().override({"optim.lr": 3e-4, "noise.sigma": "5:55", "data.path": "x"})
     assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.json")), ids=lambda path: path.stem)
+def test_a_recipe_goes_by_its_name(recipe: Path) -> None:
+    assert load_config(recipe.stem) == load_config(recipe) != Config()
 
 
 def test_absent_settings_have_their_defaults() -> None:

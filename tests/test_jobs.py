@@ -299,6 +299,8 @@ def test_a_demonstration(one_worker: Path, tmp_path: Path) -> None:
         ("train", ["--data", "{data}", "--storage", "/proc/none"], "choose another --storage"),
         ("train", ["--data", "{data}", "--config", "{here}/none.json"], "no such file"),
         ("train", ["--data", "{data}", "--lrr", "1"], "--lr"),
+        ("train", ["--data", "{data}", "--init", "{here}/none"], "cannot be read"),
+        ("train", ["--data", "{data}", "--model", "unet", "--model.levels", "9"], "from 1 to 5"),
         ("evaluate", ["--model", "{data}/train/002.png", "--data", "{data}"], "not a model"),
         ("evaluate", ["--model", "{here}/none", "--data", "{data}"], "cannot be read"),
         ("evaluate", ["--data", "{data}", "--out", "x.txt"], ".json or .csv"),

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 from collections.abc import Iterator
@@ -251,3 +252,22 @@ def test_a_run_in_bf16_goes_on_in_bf16(config: Config, sets: ImageSets, tmp_path
     run(config, sets, tmp_path, tell=StopAfter(2))
     assert run(config, sets, tmp_path) == Outcome("finished")
     assert load_model(tmp_path / "last.safetensors")[1].config["precision"] == "bf16"
+
+
+def test_fine_tuning_starts_from_weights_and_remembers_their_images(
+    config: Config, sets: ImageSets, tmp_path: Path
+) -> None:
+    run(config, sets, tmp_path / "first")
+    start = tmp_path / "first" / "last.safetensors"
+    others = dataclasses.replace(sets, train=sets.train[:4])
+    gentle = config.override({"init": str(start), "optim.lr": 1e-12, "optim.batch_size": 4})
+    assert run(gentle, others, tmp_path / "second").status == "finished"
+    before, after = (load_model(path) for path in (start, tmp_path / "second" / start.name))
+    for name, value in before[0].named_parameters():
+        torch.testing.assert_close(after[0].get_parameter(name), value, atol=1e-6, rtol=0)
+    assert set(after[1].train_hashes) == {file.sha256 for file in sets.train}
+
+    other = gentle.override({"model.name": "unet"})
+    outcome = run(other, sets, tmp_path / "third")
+    assert outcome.status == "failed"
+    assert "give the flags of the former" in outcome.message

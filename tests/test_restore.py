@@ -90,3 +90,22 @@ def test_the_network_s_mode_is_left_as_it_was(dae: nn.Module) -> None:
 def test_what_is_no_image_is_refused(dae: nn.Module, image: np.ndarray) -> None:
     with pytest.raises(ValueError, match="an image is"):
         Denoiser(dae)(image)
+
+
+class Shift(nn.Module):
+    """A network that treats directions differently."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.roll(1, dims=3)
+
+
+def test_the_ensemble_treats_all_directions_alike() -> None:
+    image = np.random.default_rng(0).random((24, 40, 3)).astype(np.float32)
+    plain, together = Denoiser(Shift()), Denoiser(Shift(), ensemble=True)
+    turned = np.rot90(together(image))
+    np.testing.assert_allclose(together(np.rot90(image).copy()), turned, atol=1e-6)
+    np.testing.assert_allclose(together(image[:, ::-1].copy()), together(image)[:, ::-1], atol=1e-6)
+    assert np.abs(plain(np.rot90(image).copy()) - np.rot90(plain(image))).max() > 0.1
+    np.testing.assert_allclose(
+        together(image), sum(np.roll(image, s, a) for s in (1, -1) for a in (0, 1)) / 4, atol=1e-6
+    )
