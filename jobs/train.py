@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
@@ -37,7 +36,7 @@ SAMPLE_IMAGES = 4  # in samples.png
 class Launch:
     """Where and how a run is launched, beside what it computes."""
 
-    config: Path | None = None
+    config: str | None = None
     """A config.json, or the recipe unet; flags change it."""
     name: str | None = None
     """Name of the run, which goes on if there; none: new."""
@@ -115,7 +114,8 @@ def train_and_test(run: Run, launch: Launch, screen: Console) -> int:
         )
         return 130
     if outcome.status != "finished":
-        print(f"error: {outcome.message}", file=sys.stderr)
+        said = "; ".join(filter(None, [outcome.message, outcome.advice]))
+        print(f"error: {said}", file=sys.stderr)
         return 2 if outcome.status == "failed" else 1
     test(run, screen)
     return 0

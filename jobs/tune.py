@@ -9,10 +9,10 @@ a search.
 """
 
 import secrets
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
@@ -49,7 +49,7 @@ class Launch:
     """When a trial is stopped."""
     max_concurrent: int | None = None
     """Trials at once; none: as many as fit."""
-    config: Path | None = None
+    config: str | None = None
     """A config.json, or the recipe unet; flags change it."""
     name: str | None = None
     """Name of the search, which goes on if there; none: new."""
@@ -103,39 +103,44 @@ def search(folder: Folder, config: Config, launch: Launch, screen: Console) -> i
         check_settings(folder, config, settings)
     run = open_run(folder, config, launch.restart, kind="search")
     sets = run.sets or cli.find_images_for(config, screen)
-    if run.sets is None:
-        run = run.begin(sets)
-        write_settings(folder, config, settings)
-    found = Search(folder, config, sets, settings, launch.num_samples)
+    workers = launch.num_workers
+    samples = launch.num_samples
+    found = Search(folder, config, sets, settings, samples, workers, restart=run.sets is None)
 
     from raydae import cluster
 
-    left = max(launch.num_samples - sum(trial.over for trial in found.trials), 0)
+    over = sum(trial.over for trial in found.trials)
     if found.trials:
-        kept = len(found.trials) - sum(not trial.over for trial in found.trials)
-        screen.print(f"goes on: {kept} of {launch.num_samples} trials are over and kept")
-    display = console.SearchDisplay(screen, launch.num_samples, epochs=config.optim.epochs)
-    if left:
-        cluster.start_ray((launch.num_workers,) * 2, config.threads, launch.verbose)
-        workers, concurrent = cluster.choose_trials(
-            launch.num_workers, launch.use_gpu, config, left, launch.max_concurrent
+        screen.print(f"goes on: {over} of {samples} trials are over and kept")
+    if over < max(samples, len(found.trials)):
+        cluster.start_ray((workers, workers), config.threads, launch.verbose)
+        each, concurrent = cluster.choose_trials(
+            workers, launch.use_gpu, config, max(samples - over, 1), launch.max_concurrent
         )
+        if (
+            run.sets is None
+        ):  # not before all is known to be well: it deletes what --restart replaces
+            run.begin(sets, lambda: write_settings(folder, config, settings))
         screen.print(
             f"{folder.name}: {config.model.name} on {len(sets.train)} images of {sets.source}, "
-            f"judged at sigma {config.validation.sigma}; at most {concurrent} at once, "
-            f"{workers} each",
+            f"judged at sigma {config.validation.sigma}; at most {concurrent} at once, {each} each",
             soft_wrap=True,
         )
-        with display:
-            found.run(workers, concurrent, lambda trials: display.show(rows(found)))
-    best = found.write_best()
-    write_figure(found, folder)
-    screen.print(console.trial_table(rows(found), launch.num_samples, config.optim.epochs))
+        with console.SearchDisplay(screen, samples, config.optim.epochs) as display:
+            found.run(each, concurrent, lambda trials: display.show(rows(found)))
+    try:
+        best = found.write_best()
+        write_figure(found, folder)
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written ({error}); make room, and run the same command again"
+        ) from None
+    screen.print(console.trial_table(rows(found), config.optim.epochs))
     for trial in found.trials:
         if trial.message:
             screen.print(f"trial {trial.number}: {trial.message}", style="yellow", soft_wrap=True)
     screen.print(f"files: {folder}", soft_wrap=True)
-    train = f"python jobs/train.py --config {folder}/best.json"
+    train = f"python jobs/train.py --config {shlex.quote(folder.path_of('best.json'))}"
     screen.print(f"the best, trial {best.number}: {spell(best.changes)}", soft_wrap=True)
     screen.print(f"train with it: {train}", soft_wrap=True)
     return 0

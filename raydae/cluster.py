@@ -32,6 +32,18 @@ class Workers:
         return f"{number} CPU {workers} of {_plural(self.threads, 'thread')}"
 
 
+def set_environment() -> None:
+    """What Ray Train reads in the process that starts it."""
+    for name, value in {
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # at the default of 2 s all is 2 s late
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # importing torch can take a minute
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
 def start_ray(
     asked: tuple[int, int] | None = None, threads: int | None = None, verbose: bool = False
 ) -> None:
@@ -42,14 +54,7 @@ def start_ray(
         threads: CPUs of a worker, or none.
         verbose: lets Ray speak.
     """
-    for name, value in {
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # at the default of 2 s all is 2 s late
-        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # importing torch can take a minute
-        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }.items():
-        os.environ.setdefault(name, value)
+    set_environment()
     ray.data.DataContext.get_current().enable_progress_bars = verbose
     quiet: dict[str, Any] = {} if verbose else {"log_to_driver": False, "logging_level": "ERROR"}
     if "RAY_ADDRESS" in os.environ:
@@ -154,23 +159,34 @@ def choose_trials(
     Raises:
         UserError: the cluster cannot give what one trial needs.
     """
-    have = ray.cluster_resources()
-    gpus, cpus = int(have.get("GPU", 0)), int(have.get("CPU", 0))
+    nodes = [
+        (int(node["Resources"].get("GPU", 0)), int(node["Resources"].get("CPU", 0)))
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+    gpus, cpus = (sum(kind) for kind in zip(*nodes, strict=True))
     trials = min(trials, most or trials)
-    if gpus > 0 and use_gpu != "no":
+    if use_gpu == "yes" or (gpus > 0 and use_gpu != "no"):
         each, _ = choose_workers((workers, workers), use_gpu, config)
-        fitting = min(gpus // workers, (cpus - 1) // (workers * each.threads + 1))
-        return each, max(min(trials, fitting), 1)
-    beside = 0 if workers == 1 else 1  # a CPU for the tasks that make a trial's samples
-    slots = max(min(trials, cores() // workers), 1)
-    threads = config.threads or max(cores() // (workers * slots), 1)
-    each, _ = choose_workers(
-        (workers, workers),
-        use_gpu,
-        config.override({"threads": threads}),
-    )
-    fitting = min(cores() // (workers * threads), cpus // (workers * threads + beside))
-    return each, max(min(slots, fitting), 1)
+        fitting = sum(min(gpu, cpu // each.threads) for gpu, cpu in nodes) // workers
+        fitting = min(fitting, cpus // (workers * each.threads + 1))
+    else:
+        beside = 0 if workers == 1 else 1  # a CPU for the tasks that make a trial's samples
+        slots = max(min(trials, cores() // workers, cpus // (workers + beside)), 1)
+        largest = max(cpu for _, cpu in nodes)
+        share = min(cores() // (workers * slots), (cpus // slots - beside) // workers, largest)
+        threads = config.threads or max(share, 1)
+        each = Workers(workers, workers, False, threads)
+        fitting = sum(cpu // threads for _, cpu in nodes) // workers
+        fitting = min(fitting, cpus // (workers * threads + beside))
+        trials = min(trials, max(cores() // (workers * threads), 1))
+    if fitting < 1:
+        raise UserError(
+            f"a trial of {_plural(workers, 'worker')} of {_plural(each.threads, 'CPU')}, and what "
+            f"makes its samples, is more than the {cpus} CPUs there are; lower --num-workers or "
+            "--threads"
+        )
+    return each, min(trials, fitting)
 
 
 def _plural(number: int, noun: str) -> str:

@@ -232,9 +232,12 @@ def load_config(path: str | Path) -> Config:
     Raises:
         UserError: no such file or recipe, not JSON, or not a configuration.
     """
+    from raydae.storage import split_path  # pyarrow, where there may be nothing to read
+
     recipes = {recipe.stem: recipe for recipe in RECIPES.glob("*.json")}
     try:
-        values = json.loads(recipes.get(str(path), Path(path)).read_text(encoding="utf-8"))
+        folder, name = split_path(recipes.get(str(path), path))
+        values = json.loads(folder.read(name))
     except FileNotFoundError:
         raise UserError(
             f"--config {path}: there is no such file; the recipes are {', '.join(recipes)}"

@@ -94,7 +94,15 @@ class SearchDisplay:
     def show(self, rows: Sequence[dict[str, Any]]) -> None:
         """Shows the trials as they are, each a row as `trial_table` takes it."""
         if self.console.is_terminal:
-            self._live.update(trial_table(rows, self.samples, self.epochs), refresh=True)
+            most = max(self.console.height - 5, 3)  # a table higher than the screen is cut off
+            # The best, then the running, then those that ended last.
+            ranked = sorted(rows, key=lambda row: (-(row["val_psnr"] or 0), row["trial"]))[:1]
+            ranked += [row for row in rows if not row["over"] and row not in ranked]
+            ranked += [row for row in reversed(rows) if row not in ranked]
+            shown = sorted(ranked[:most], key=lambda row: int(row["trial"]))
+            over = sum(row["over"] for row in rows)
+            title = f"{self.samples} trials: {over} over, {len(rows) - over} begun"
+            self._live.update(trial_table(shown, self.epochs, title), refresh=True)
             return
         for row in rows:
             if row["over"] and row["trial"] not in self._ended:
@@ -108,15 +116,15 @@ class SearchDisplay:
                 )
 
 
-def trial_table(rows: Sequence[dict[str, Any]], samples: int, epochs: int) -> Table:
+def trial_table(rows: Sequence[dict[str, Any]], epochs: int, title: str | None = None) -> Table:
     """The trials of a search.
 
     Args:
         rows: trial, status, sigma, lr, others (settings beside these, in words), epochs, val_psnr.
-        samples: how many trials there will be.
         epochs: of a trial that is not stopped.
+        title: written above.
     """
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title=title)
     for heading in ("trial", "status", "sigma", "lr", "epoch", "PSNR"):
         table.add_column(heading, justify="left" if heading == "status" else "right", no_wrap=True)
     table.add_column("", no_wrap=True)
@@ -134,8 +142,6 @@ def trial_table(rows: Sequence[dict[str, Any]], samples: int, epochs: int) -> Ta
             row["others"] + ("  best" if is_best else ""),
             style="bold" if is_best else "dim" if pale else None,
         )
-    if len(rows) < samples:
-        table.add_row("", f"{samples - len(rows)} to come")
     return table
 
 

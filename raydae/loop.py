@@ -190,7 +190,7 @@ class _Run:
             stop, save, gap, losses = self._agree(now - saved > checkpoint_s, gap)
             for step, loss in enumerate(losses, start=progress.step + 1):
                 if not math.isfinite(loss):
-                    return Outcome("diverged", self._diverged(step, loss))
+                    return self._diverged(step, loss)
                 progress.loss_sum += loss
             progress.loss_steps += len(losses)
             progress.step, progress.next_index = self.step, self.step * schedule.batch_size
@@ -200,7 +200,7 @@ class _Run:
                 if self.context.workers > 1:
                     self.unreadable = set().union(*self.context.gather(self.unreadable))
                 if not all(bool(value.isfinite().all()) for value in self.network.parameters()):
-                    return Outcome("diverged", self._diverged(self.step, math.nan))
+                    return self._diverged(self.step, math.nan)
                 if (problem := self._on_rank_0(self._save)) is not None:
                     return Outcome("failed", problem)
                 saved, self.saved_step = time.monotonic(), self.step
@@ -369,12 +369,14 @@ class _Run:
         ours = resolve_precision(self.config.precision, self.context.device)
         return "bf16" if set(self.context.gather(ours)) == {"bf16"} else "fp32"
 
-    def _diverged(self, step: int, loss: float) -> str:
+    def _diverged(self, step: int, loss: float) -> Outcome:
         epoch = self.schedule.epoch_of(step - 1) + 1
-        return (
+        return Outcome(
+            "diverged",
             f"the loss became {loss} at step {step} (epoch {epoch}) with learning rate "
-            f"{self.config.optim.lr:g}; lower --lr and train again with --restart, or under "
-            "another --name; the last good checkpoint is kept"
+            f"{self.config.optim.lr:g}",
+            "lower --lr and train again with --restart, or under another --name; the last good "
+            "checkpoint is kept",
         )
 
     def _status(self) -> Status:

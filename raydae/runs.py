@@ -16,7 +16,7 @@ import json
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,6 +66,8 @@ class Outcome:
 
     status: Literal["finished", "stopped", "diverged", "failed"]
     message: str = ""
+    advice: str = ""
+    """What someone who trains this one run could do."""
 
 
 @dataclass(frozen=True)
@@ -171,8 +173,12 @@ class Run:
         """Whether every epoch is done."""
         return self.sets is not None and self.progress.step >= self.schedule.steps
 
-    def begin(self, sets: ImageSets) -> "Run":
+    def begin(self, sets: ImageSets, first: Callable[[], None] = lambda: None) -> "Run":
         """Records the configuration and the images; clears the folder of a run that is restarted.
+
+        Args:
+            sets: the images.
+            first: writes what must be there before it counts as begun.
 
         Raises:
             UserError: the folder cannot be written.
@@ -180,10 +186,13 @@ class Run:
         run = dataclasses.replace(self, sets=sets, restarted=False)
         try:
             if self.restarted:
-                for name in [*self.folder.files(), *self.folder.folders()]:
-                    if name != ".claim":
-                        self.folder.delete(name)
+                # What makes it a run goes last: a kill in between leaves one that can be restarted.
+                last = ["config.json", "search.json", "images.json"]
+                names = {*self.folder.files(), *self.folder.folders()} - {".claim", *last}
+                for name in [*sorted(names), *last]:
+                    self.folder.delete(name)
             self.folder.write("images.json", _json(sets.to_dict()))
+            first()
             self.folder.write("config.json", _json(self.config.to_dict()))
         except OSError as error:
             raise UserError(_unwritable(self.folder, error)) from None
@@ -203,11 +212,14 @@ def open_run(folder: Folder, config: Config, restart: bool = False, kind: str = 
         UserError: the run there has another configuration, or the folder cannot be used.
     """
     try:
-        files = set(folder.files()) - {".claim"}
+        # A dot: the claim, or half a file that a killed process left.
+        files = {name for name in folder.files() if not name.startswith(".")}
         is_run = {"config.json", "images.json"} <= files
         if is_run and ("search.json" in files) != (kind == "search"):
             raise UserError(f"{folder.name} is not a {kind}; choose another --name")
-        if not is_run and (files - {"images.json"} or folder.folders()):
+        begun = {"images.json", "search.json"} if kind == "search" else {"images.json"}
+        folders = [name for name in folder.folders() if not name.startswith(".")]
+        if not is_run and (files - begun or folders):
             raise UserError(f"{folder} holds other files than a run's; choose another --name")
         if restart or not is_run:
             return Run(folder, config, None, Progress(), restarted=restart)

@@ -20,7 +20,7 @@ import logging
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -29,13 +29,13 @@ import ray.tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from raydae.cluster import Workers
-from raydae.config import Config
+from raydae.cluster import Workers, set_environment
+from raydae.config import Config, check_workers
 from raydae.errors import UserError
 from raydae.images import ImageSets
 from raydae.runs import Checkpoints, Outcome, Status, open_run
 from raydae.samples import Samples, Schedule, shares
-from raydae.space import Space, Value
+from raydae.space import ATTEMPTS, Space, Value
 from raydae.storage import Folder, first_line
 
 REDUCTION = 3  # of the trials that reach a rung of ASHA, one in three goes on
@@ -57,6 +57,8 @@ class Trial:
     """What they were made of, by the names the sampler knows."""
     status: Literal["waiting", "running", "finished", "stopped", "failed"] = "waiting"
     message: str = ""
+    heals: bool = False
+    """Whether what it failed of may be gone another time."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """A record for each epoch, as in `history.jsonl`."""
 
@@ -85,9 +87,16 @@ class Search:
     """A search in its folder."""
 
     def __init__(
-        self, folder: Folder, config: Config, sets: ImageSets, settings: Settings, samples: int
+        self,
+        folder: Folder,
+        config: Config,
+        sets: ImageSets,
+        settings: Settings,
+        samples: int,
+        workers: int = 1,
+        restart: bool = False,
     ) -> None:
-        """Reads what is there of the trials.
+        """Reads what is there of the trials; writes nothing.
 
         Args:
             folder: the search's own; the caller holds it with `runs.claim`.
@@ -95,15 +104,21 @@ class Search:
             sets: the images.
             settings: what is searched.
             samples: how many trials there shall be.
+            workers: of each trial.
+            restart: begin anew, whatever is there.
 
         Raises:
-            UserError: the space does not go with the images, or Optuna is asked for and not here.
+            UserError: the space does not go with the images or the workers, or Optuna is asked for
+                and not here.
         """
         self.folder, self.config, self.sets, self.settings = folder, config, sets, settings
-        self.samples = samples
+        self.samples, self.workers = samples, workers
+        self.problem: UserError | None = None
         self.space = Space.parse(settings.space, config)
-        _check_images(self.space, config, sets)
-        self.trials = list(_read_trials(folder, config.optim.epochs))
+        for dimension in self.space.dimensions:
+            for value in dimension.corners:
+                self._check({dimension.name: value})
+        self.trials = [] if restart else _read_trials(folder)
         self._sampler = _Sampler(settings.method, self.space, config.seed, self.trials)
 
     def config_of(self, trial: Trial) -> Config:
@@ -119,6 +134,9 @@ class Search:
             workers: each trial's.
             concurrent: how many trials run at once, at most.
             on_change: called with all trials whenever one of them has changed.
+
+        Raises:
+            UserError: the folder cannot be written, or no values go together in the space.
         """
         to_do = [trial for trial in self.trials if not trial.over]
         missing = max(self.samples - len(self.trials), 0)
@@ -150,6 +168,7 @@ class Search:
                 callbacks=[_Scribe(self, on_change)],
                 failure_config=ray.tune.FailureConfig(max_failures=MOST_FAILURES),
                 checkpoint_config=ray.tune.CheckpointConfig(checkpoint_at_end=False),
+                stop=_Stopper(self),
             ),
         )
         # A line in the table says what a trial failed of.
@@ -157,12 +176,19 @@ class Search:
         self.folder.delete(".tune")
         tuner.fit()
         self.folder.delete(".tune")
+        if self.problem is not None:
+            raise self.problem
+        # A trial that is stopped may have done another epoch before it heard of that.
+        for trial in self.trials:
+            trial.history = _history(self.folder, trial.number)
+        self.folder.write("trials.csv", self.table().encode())
 
     def _scheduler(self) -> TrialScheduler:
         """ASHA (Li et al. 2020), told what the trials that are over reached."""
         if not self.settings.early_stopping:
             return FIFOScheduler()
-        scheduler = AsyncHyperBandScheduler(
+        scheduler = _Asha(
+            {trial.number: list(trial.history) for trial in self.trials},
             time_attr="epoch",
             metric="score",
             mode="max",
@@ -172,19 +198,55 @@ class Search:
         )
         for trial in self.trials:
             if trial.over:
-                before = SimpleNamespace(trial_id=f"before-{trial.number}")
-                scheduler.on_trial_add(None, before)
-                for end in range(1, len(trial.history) + 1):
-                    scheduler.on_trial_result(None, before, _result(trial.history[:end]))
+                known = {"number": trial.number}
+                scheduler.on_trial_add(
+                    None, SimpleNamespace(trial_id=f"before-{trial.number}", config=known)
+                )
         return scheduler
 
     def next_trial(self) -> Trial:
-        """A new trial."""
-        changes, drawn = self._sampler.draw(len(self.trials))
-        trial = Trial(len(self.trials), changes, drawn)
-        self.trials.append(trial)
-        self.save(trial)
-        return trial
+        """A new trial.
+
+        Raises:
+            UserError: no values were found that go together.
+        """
+        for attempt in range(ATTEMPTS):
+            changes, drawn = self._sampler.draw(len(self.trials), attempt)
+            try:
+                self._check(changes)
+            except UserError as error:
+                reason = error
+                continue
+            trial = Trial(len(self.trials), changes, drawn)
+            self.trials.append(trial)
+            self.save(trial)
+            return trial
+        raise UserError(f"--space: no values in it go together, the last drawn: {reason}")
+
+    def _check(self, changes: dict[str, Value]) -> None:
+        """Refuses settings that no trial could train with.
+
+        Raises:
+            UserError: they are out of bounds, or do not go with the images or the workers.
+        """
+        config = self.config.override(changes)
+        Schedule.of(config, len(self.sets.train))
+        check_workers((self.workers, self.workers), config)
+        smallest = min(min(file.height, file.width) for file in self.sets.train)
+        if config.data.patch_size > smallest:
+            raise UserError(
+                f"--space: patches of {config.data.patch_size} pixels are larger than the smallest "
+                f"training image, {smallest} pixels"
+            )
+
+    def give_up(self, error: OSError | UserError) -> None:
+        """Notes why the search cannot go on."""
+        if isinstance(error, OSError):
+            error = UserError(
+                f"{self.folder} cannot be written ({first_line(error)}); make room or give access, "
+                "and run the same command again"
+            )
+        self.problem = self.problem or error
 
     def end(self, trial: Trial) -> None:
         """Records that a trial is over."""
@@ -201,21 +263,21 @@ class Search:
 
     @property
     def best(self) -> Trial | None:
-        """The trial of the highest validation PSNR; none where none has one."""
-        judged = [trial for trial in self.trials if trial.best is not None]
+        """The trial of the highest validation PSNR among those that did not fail, or none."""
+        judged = [t for t in self.trials if t.best is not None and t.status != "failed"]
         return max(judged, key=lambda trial: trial.best["val_psnr"], default=None)  # type: ignore[index]
 
     def write_best(self) -> Trial:
         """Writes the best trial's configuration, threads and precision resolved, and its model.
 
         Raises:
-            UserError: no trial has done an epoch.
+            UserError: no trial went well, or the folder cannot be written.
         """
         from raydae.weights import model_of, unpack
 
         if self.best is None:
             said = next((trial.message for trial in self.trials if trial.message), "nothing said")
-            raise UserError(f"no trial of {self.folder.name} has done an epoch: {said}")
+            raise UserError(f"no trial of {self.folder.name} went well: {said}")
         found = Checkpoints(_run_folder(self.folder, self.best.number)).latest()
         if found is None:
             raise UserError(f"the checkpoints of trial {self.best.number} are gone; use --restart")
@@ -255,6 +317,8 @@ def check_settings(folder: Folder, config: Config, settings: Settings) -> None:
         UserError: the folder holds a search of other settings.
     """
     ours = _search_json(config, settings)
+    if "config.json" not in folder.files():
+        return  # it was not begun
     try:
         theirs = json.loads(folder.read("search.json"))
     except FileNotFoundError:
@@ -279,38 +343,48 @@ def _search_json(config: Config, settings: Settings) -> dict[str, Any]:
     return {**values, "space": list(settings.space)}
 
 
-def _check_images(space: Space, config: Config, sets: ImageSets) -> None:
-    """Refuses what the images make impossible, before any trial finds it out."""
-    smallest = min(min(file.height, file.width) for file in sets.train)
-    for dimension in space.dimensions:
-        for value in dimension.corners:
-            changed = config.override({dimension.name: value})
-            Schedule.of(changed, len(sets.train))
-            if changed.data.patch_size > smallest:
-                raise UserError(
-                    f"--space: patches of {changed.data.patch_size} pixels are larger than the "
-                    f"smallest training image, {smallest} pixels"
-                )
-
-
 def _run_folder(folder: Folder, number: int) -> Folder:
     return folder / "trials" / f"{number:03}"
 
 
-def _read_trials(folder: Folder, epochs: int) -> Iterator[Trial]:
+def _read_trials(folder: Folder) -> list[Trial]:
     """The trials that a search has begun, in order."""
+    trials = []
     try:
         for name in (folder / "trials").files():
-            if not name.endswith(".json"):
+            if name.startswith(".") or not name.endswith(".json"):
                 continue
             trial = Trial(**json.loads((folder / "trials").read(name)))
-            found = Checkpoints(_run_folder(folder, trial.number)).latest()
-            trial.history = found[0].history if found else []
-            if trial.status == "running":
-                trial.status = "waiting"
-            yield trial
+            trial.history = _history(folder, trial.number)
+            if trial.status == "running" or trial.heals:
+                trial.status, trial.message, trial.heals = "waiting", "", False
+            trials.append(trial)
     except (ValueError, TypeError, OSError) as error:
         raise UserError(f"{folder} holds no search that can be read: {first_line(error)}") from None
+    trials.sort(key=lambda trial: trial.number)
+    if [trial.number for trial in trials] != list(range(len(trials))):
+        raise UserError(f"{folder} has lost some of its trials; choose another --name")
+    return trials
+
+
+def _history(folder: Folder, number: int) -> list[dict[str, Any]]:
+    found = Checkpoints(_run_folder(folder, number)).latest()
+    return found[0].history if found else []
+
+
+class _Asha(AsyncHyperBandScheduler):  # type: ignore[misc]  # Ray ships no types
+    """ASHA that knows what trials reached before this process: they are not judged again."""
+
+    def __init__(self, histories: dict[int, list[dict[str, Any]]], **settings: Any) -> None:
+        super().__init__(**settings)
+        self._histories = histories
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Tells the rungs what the trial reached; a rung judges a trial once."""
+        super().on_trial_add(tune_controller, trial)
+        history = self._histories.get(trial.config["number"], [])
+        for end in range(1, len(history) + 1):
+            self.on_trial_result(tune_controller, trial, _result(history[:end]))
 
 
 class _Sampler:
@@ -327,7 +401,7 @@ class _Sampler:
         except ImportError:
             raise UserError("--search optuna needs Optuna: pip install 'raydae[optuna]'") from None
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=5)
+        sampler = optuna.samplers.TPESampler(seed=seed + len(known), n_startup_trials=5)
         self._study = optuna.create_study(direction="maximize", sampler=sampler)
         for trial in known:
             self._study.enqueue_trial(trial.drawn)
@@ -336,10 +410,10 @@ class _Sampler:
             if trial.over:
                 self.tell(trial)
 
-    def draw(self, number: int) -> tuple[dict[str, Value], dict[str, Any]]:
+    def draw(self, number: int, attempt: int) -> tuple[dict[str, Value], dict[str, Any]]:
         """The settings of a new trial, and what brings them back."""
         if self._study is None:
-            return self.space.sample(self.seed, number), {}
+            return self.space.sample(self.seed, number, attempt), {}
         asked = self._asked[number] = self._study.ask()
         return self.space.draw(asked), asked.params
 
@@ -375,6 +449,7 @@ class _TrialRun(ray.tune.Trainable):  # type: ignore[misc]  # Ray ships no types
 
     def setup(self, config: dict[str, Any], *, plan: _Plan) -> None:
         """Starts the run, or goes on with it, in a thread."""
+        set_environment()
         self._results: queue.SimpleQueue[dict[str, Any] | Exception] = queue.SimpleQueue()
         self._stopping = False
         self._told = 0
@@ -395,6 +470,8 @@ class _TrialRun(ray.tune.Trainable):  # type: ignore[misc]  # Ray ships no types
 
     def _work(self, trial: dict[str, Any], plan: _Plan) -> None:
         try:
+            if "search.json" not in plan.folder.files():
+                raise UserError(f"{plan.folder} is not seen by all nodes; choose another --storage")
             config = plan.config.override(trial["changes"])
             run = open_run(_run_folder(plan.folder, trial["number"]), config)
             run = run.begin(plan.sets) if run.sets is None else run
@@ -413,11 +490,13 @@ class _TrialRun(ray.tune.Trainable):  # type: ignore[misc]  # Ray ships no types
                 from raydae.loop import Context, train
 
                 samples = Samples.of(config, plan.sets.train)
+                # As it was begun, so that best.json tells how all of it was made.
+                threads = run.progress.config.get("threads", plan.workers.threads)
                 outcome = train(
                     config,
                     plan.sets,
                     run.folder,
-                    Context(threads=plan.workers.threads, tell=tell),
+                    Context(threads=threads, tell=tell),
                     lambda start: shares(samples, run.schedule, start),
                     CHECKPOINT_MINUTES,
                 )
@@ -427,16 +506,16 @@ class _TrialRun(ray.tune.Trainable):  # type: ignore[misc]  # Ray ships no types
                 outcome = train_on_ray(
                     run, plan.workers, tell, lambda: self._stopping, CHECKPOINT_MINUTES
                 )
-            if outcome.status == "finished":
-                found = Checkpoints(run.folder).latest()
-                history = found[0].history if found else []
-                for epoch in range(self._told + 1, len(history) + 1):
-                    done = {"done": epoch == len(history)}
-                    self._results.put({**_result(history[:epoch]), **done})
-            else:
-                self._results.put({"failed": outcome.message or "stopped", "done": True})
-        except UserError as error:
-            self._results.put({"failed": str(error), "done": True})
+            if outcome.status == "diverged":
+                self._results.put({"failed": outcome.message, "done": True})
+            elif outcome.status == "failed":
+                raise RuntimeError(outcome.message)
+            elif outcome.status == "finished":
+                history = _history(plan.folder, trial["number"])
+                if len(history) < epochs:
+                    raise RuntimeError(f"the checkpoints in {run.folder} are gone")
+                for epoch in range(self._told + 1, epochs + 1):
+                    self._results.put({**_result(history[:epoch]), "done": epoch == epochs})
         except Exception as error:  # for Tune, in another thread, which tries the trial again
             self._results.put(error)
 
@@ -455,9 +534,16 @@ class _Suggestions(Searcher):  # type: ignore[misc]  # Ray ships no types
         super().__init__(metric="score", mode="max")
         self._search, self._first = search, list(first)
 
-    def suggest(self, trial_id: str) -> dict[str, Any]:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
         """What the next trial's process is given."""
-        trial = self._first.pop(0) if self._first else self._search.next_trial()
+        finished: str = Searcher.FINISHED
+        if self._search.problem is not None:
+            return finished
+        try:
+            trial = self._first.pop(0) if self._first else self._search.next_trial()
+        except (UserError, OSError) as error:
+            self._search.give_up(error)
+            return finished
         return {"number": trial.number, "changes": trial.changes}
 
     def on_trial_complete(
@@ -496,37 +582,57 @@ class _Scribe(ray.tune.Callback):  # type: ignore[misc]  # Ray ships no types
             self._note(trial, status="failed", message=result["failed"])
             return
         known = self._trial(trial)
-        known.history[result["epoch"] - 1 :] = [result["record"]]
+        epoch = result["epoch"]  # after a restart, those before it come again
+        known.history[epoch - 1 : epoch] = [result["record"]]
         self._note(trial)
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """The trial has ended well, or ASHA has stopped it."""
         known = self._trial(trial)
+        if self._search.problem is not None:
+            return  # nothing was wrong with the trial: it goes on another time
         if known.status != "failed":
             done = len(known.history) == self._search.config.optim.epochs
             known.status = "finished" if done else "stopped"
-        self._search.end(known)
-        self._note(trial)
+        self._note(trial, over=True)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Its process has failed too often."""
         known = self._trial(trial)
-        known.status = "failed"
+        known.status, known.heals = "failed", True
         known.message = f"its process failed {MOST_FAILURES + 1} times"
         if trial.error_file:
             with open(trial.error_file, encoding="utf-8") as file:  # noqa: PTH123
                 lines = [line for line in file.read().splitlines() if line.strip()]
             known.message += f"; the last time: {lines[-1].strip()}" if lines else ""
-        self._search.end(known)
-        self._note(trial)
+        self._note(trial, over=True)
 
     def _trial(self, trial: Any) -> Trial:
         known: Trial = self._search.trials[trial.config["number"]]
         return known
 
-    def _note(self, trial: Any, **changes: Any) -> None:
+    def _note(self, trial: Any, over: bool = False, **changes: Any) -> None:
         known = self._trial(trial)
         for name, value in changes.items():
             setattr(known, name, value)
-        self._search.save(known)
+        try:
+            (self._search.end if over else self._search.save)(known)
+        except OSError as error:
+            self._search.give_up(error)
         self._on_change(self._search.trials)
+
+
+class _Stopper(ray.tune.Stopper):  # type: ignore[misc]  # Ray ships no types
+    """Ends the search once it cannot be written down."""
+
+    def __init__(self, search: Search) -> None:
+        self._search = search
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # as above
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return self._search.problem is not None
+
+    def stop_all(self) -> bool:
+        return self._search.problem is not None

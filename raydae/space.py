@@ -2,7 +2,7 @@
 
     optim.lr=log:1e-4:1e-2          log-uniform between two numbers
     optim.lr=uniform:1e-4:1e-2      uniform
-    data.patches_per_image=int:8:32 a whole number, both ends possible
+    optim.warmup=int:0:500          a whole number, both ends possible
     optim.batch_size=16,32,64       one of these
     noise.sigma=range:0:75          a blind range: its two ends are drawn uniformly
 
@@ -19,6 +19,7 @@ from raydae.config import Config
 from raydae.errors import UserError
 from raydae.samples import generator
 
+ATTEMPTS = 100  # to draw values that go together
 SEARCH = 2  # what a generator is for, beside ORDER and SAMPLE of raydae.samples
 Kind = Literal["log", "uniform", "int", "range", "choice"]
 Value = str | int | float
@@ -108,9 +109,9 @@ class Space:
         """A value for each setting, by its dotted name."""
         return {dimension.name: dimension.draw(drawing) for dimension in self.dimensions}
 
-    def sample(self, seed: int, number: int) -> dict[str, Value]:
-        """The values of a random search's trial: a pure function of (seed, number)."""
-        return self.draw(_Random(seed, number))
+    def sample(self, seed: int, number: int, attempt: int = 0) -> dict[str, Value]:
+        """The values of a random search's trial: a pure function of (seed, number, attempt)."""
+        return self.draw(_Random(seed, number * ATTEMPTS + attempt))
 
 
 class _Random:

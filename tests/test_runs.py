@@ -192,3 +192,35 @@ def test_the_newest_model(tmp_path: Path) -> None:
             (tmp_path / name / "results.json").write_text("")
             os.utime(tmp_path / name / "results.json", (1000 - age, 1000 - age))
     assert find_model("last", str(tmp_path)) == str(tmp_path / "new" / "model.safetensors")
+
+
+def test_what_a_killed_process_left_is_no_obstacle(
+    config: Config, sets: ImageSets, tmp_path: Path
+) -> None:
+    folder = Folder.of(tmp_path)
+    (tmp_path / ".config.json.1234.tmp").write_text("{")
+    (tmp_path / ".tune").mkdir()
+    folder.write("search.json", b"{}")
+    folder.write("images.json", b"{")
+    assert open_run(folder, config, kind="search").sets is None
+    run = open_run(folder, config, kind="search").begin(sets)
+    assert open_run(folder, config, kind="search").sets == sets
+    with pytest.raises(UserError, match="is not a run"):
+        open_run(folder, config)
+    (tmp_path / "trials").mkdir()
+    restarted = open_run(folder, config, restart=True, kind="search")
+    deleted: list[str] = []
+    whole = Folder.delete
+
+    def killed_at_the_third(self: Folder, name: str) -> None:
+        deleted.append(name)
+        if len(deleted) == 3:
+            raise OSError("killed")
+        whole(self, name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Folder, "delete", killed_at_the_third)
+        with pytest.raises(UserError):
+            restarted.begin(sets)
+    assert "config.json" in {path.name for path in tmp_path.iterdir()}
+    assert open_run(folder, config, restart=True, kind="search").begin(sets).sets == run.sets

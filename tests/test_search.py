@@ -4,6 +4,7 @@ import csv
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -17,6 +18,7 @@ from raydae.config import Config
 from raydae.errors import UserError
 from raydae.images import ImageSets, find_images
 from raydae.loop import Context, train
+from raydae.runs import Progress, Run, open_run
 from raydae.samples import Samples, Schedule, shares
 from raydae.search import (
     Search,
@@ -119,8 +121,6 @@ def test_optuna_learns_and_is_told_again(config: Config, sets: ImageSets, tmp_pa
 def test_asha_knows_what_was_reached_before(
     config: Config, sets: ImageSets, tmp_path: Path
 ) -> None:
-    from types import SimpleNamespace
-
     search = Search(Folder.of(tmp_path), config, sets, SETTINGS, 5)
     for score in (20.0, 21.0, 22.0):
         trial = search.next_trial()
@@ -128,17 +128,64 @@ def test_asha_knows_what_was_reached_before(
         trial.history = [{"val_psnr": score, "epoch": 1, "seconds": 1.0}]
     scheduler = search._scheduler()
     for score, decision in ((19.0, "STOP"), (23.0, "CONTINUE")):
-        new = SimpleNamespace(trial_id=str(score))
+        new = SimpleNamespace(trial_id=str(score), config={"number": 9})
         scheduler.on_trial_add(None, new)
         assert scheduler.on_trial_result(None, new, {"epoch": 1, "score": score}) == decision
 
 
-def test_another_search_is_refused(config: Config, tmp_path: Path) -> None:
+def test_a_trial_that_goes_on_is_not_judged_again(
+    config: Config, sets: ImageSets, tmp_path: Path
+) -> None:
+    search = Search(Folder.of(tmp_path), config, sets, SETTINGS, 5)
+    for status, score in (("waiting", 10.0), ("stopped", 20.0), ("stopped", 21.0)):
+        trial = search.next_trial()
+        trial.status = status  # type: ignore[assignment]  # one of those
+        trial.history = [{"val_psnr": score, "epoch": 1, "seconds": 1.0}]
+    scheduler = search._scheduler()
+    for number, decision in ((0, "CONTINUE"), (3, "STOP")):
+        as_ray_has_it = SimpleNamespace(trial_id=str(number), config={"number": number})
+        scheduler.on_trial_add(None, as_ray_has_it)
+        result = {"epoch": 1, "score": 10.0}
+        assert scheduler.on_trial_result(None, as_ray_has_it, result) == decision
+
+
+def test_only_values_that_go_together_are_drawn(
+    config: Config, sets: ImageSets, tmp_path: Path
+) -> None:
+    texts = ("data.patches_per_image=int:8:32", "optim.batch_size=8,16", "optim.micro_batch=2,16")
+    settings = Settings(space=texts, method="random", early_stopping=True)
+    config = config.override({"optim.batch_size": 16})
+    search = Search(Folder.of(tmp_path), config, sets, settings, 30)
+    configs = [search.config_of(search.next_trial()).to_dict() for _ in range(30)]
+    assert {(c["optim"]["batch_size"], c["optim"]["micro_batch"]) for c in configs} == {
+        *((8, 2), (16, 2), (16, 16))
+    }
+    again = Search(Folder.of(tmp_path / "again"), config, sets, settings, 30)
+    assert [search.config_of(again.next_trial()).to_dict() for _ in range(30)] == configs
+    few = Settings(space=("optim.batch_size=8,16",), method="random", early_stopping=True)
+    with pytest.raises(UserError, match="4 workers at most"):
+        Search(Folder.of(tmp_path), config, sets, few, 3, workers=8)
+
+
+def test_what_cannot_be_written_ends_the_search(
+    config: Config, sets: ImageSets, tmp_path: Path
+) -> None:
+    search = Search(Folder.of(tmp_path), config, sets, SETTINGS, 5)
+    search.give_up(OSError("No space left on device"))
+    search.give_up(OSError("and again"))
+    assert "No space left on device" in str(search.problem)
+    assert "same command again" in str(search.problem)
+
+
+def test_another_search_is_refused(config: Config, sets: ImageSets, tmp_path: Path) -> None:
     folder = Folder.of(tmp_path)
     check_settings(folder, config, SETTINGS)
+    open_run(folder, config, kind="search")
     write_settings(folder, config, SETTINGS)
-    check_settings(folder, config, SETTINGS)
     other = Settings(space=("optim.lr=1e-3",), method="random", early_stopping=True)
+    check_settings(folder, config, other)  # killed before it was begun
+    Run(folder, config, None, Progress()).begin(sets)
+    check_settings(folder, config, SETTINGS)
     with pytest.raises(UserError, match=r"begun as another search \(space: .*--restart"):
         check_settings(folder, config, other)
     with pytest.raises(UserError, match="epochs: 2, now 3"):
@@ -158,7 +205,7 @@ def test_what_does_not_go_with_the_images(config: Config, sets: ImageSets, tmp_p
 def test_no_trial_has_done_an_epoch(config: Config, sets: ImageSets, tmp_path: Path) -> None:
     search = Search(Folder.of(tmp_path), config, sets, SETTINGS, 1)
     search.next_trial().message = "the loss became nan"
-    with pytest.raises(UserError, match="has done an epoch: the loss became nan"):
+    with pytest.raises(UserError, match="went well: the loss became nan"):
         search.write_best()
 
 

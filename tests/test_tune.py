@@ -129,6 +129,10 @@ def test_a_finished_search_shows_its_table_again(search: Path, photographs: Path
     words += ["--space", "noise.sigma=log:5:75", "optim.lr=1e-3,2e-3,1e30"]
     output = finish(job("tune", *words))
     assert "5 of 5 trials are over and kept" in output
+    before = (search / "trials.csv").read_bytes()
+    output = finish(job("tune", *words, "--restart", "--use-gpu", "yes"), 2)
+    assert "no GPU" in output
+    assert (search / "trials.csv").read_bytes() == before, "nothing goes before all is well"
     output = finish(job("train", *words[:6], *SETTINGS), 2)
     assert "s is not a run" in output
 
