@@ -38,7 +38,7 @@ from raydae.samples import Samples, Schedule, shares
 from raydae.space import ATTEMPTS, Space, Value
 from raydae.storage import Folder, first_line
 
-REDUCTION = 3  # of the trials that reach a rung of ASHA, one in three goes on
+REDUCTION = 2  # of the trials that reach a rung of ASHA, the better half goes on
 MOST_FAILURES = 3  # of a trial's process, after which the trial has failed
 STOP_S = 9.0  # for a stopped trial to write a checkpoint and end its workers
 CHECKPOINT_MINUTES = 2.0

@@ -274,6 +274,26 @@ def test_denoising_a_folder(one_worker: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "text.jpg").exists()
 
 
+def test_a_recipe_and_fine_tuning_through_the_jobs(
+    runs: Path, photographs: Path, tmp_path: Path
+) -> None:
+    small = ["--config", "unet", "--model.width", "4", "--model.levels", "2", "--num-workers", "2"]
+    train(runs, photographs, "unet", *small, "--threads", "1", "--optim.clip", "1")
+    (row,) = json.loads((runs / "unet" / "config.json").read_text())["noise"].values()
+    assert row == "0:55"
+    assert [line["epoch"] for line in history(runs / "unet")] == [1, 2, 3]
+    results = json.loads((runs / "unet" / "results.json").read_text())["results"]
+    assert [row["sigma"] for row in results] == [15, 25, 50]
+    model = runs / "unet" / "model.safetensors"
+    source = photographs / "test"
+    finish(job("denoise", "--model", model, source, "--out", tmp_path, "--ensemble"))
+    assert len(list(tmp_path.glob("*.png"))) == 1
+
+    train(runs, photographs, "tuned", *small[:6], "--init", str(model), "--lr", "1e-5")
+    untrained, tuned = (history(runs / name)[0]["loss"] for name in ("unet", "tuned"))
+    assert tuned < untrained
+
+
 def test_a_demonstration(one_worker: Path, tmp_path: Path) -> None:
     Image.fromarray(draw(0, 40, 50)).save(tmp_path / "a.png")
     words = ["--model", one_worker / "model.safetensors", tmp_path / "a.png"]
