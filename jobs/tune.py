@@ -25,7 +25,7 @@ from raydae.space import Space, spell
 from raydae.storage import Folder
 
 if TYPE_CHECKING:
-    from raydae.search import Search
+    from raydae.search import Search, Trial
 
 
 SPACE = ("noise.sigma=log:5:75", "optim.lr=log:1e-4:1e-2")
@@ -112,38 +112,42 @@ def search(folder: Folder, config: Config, launch: Launch, screen: Console) -> i
     over = sum(trial.over for trial in found.trials)
     if found.trials:
         screen.print(f"goes on: {over} of {samples} trials are over and kept")
-    if over < max(samples, len(found.trials)):
-        cluster.start_ray((workers, workers), config.threads, launch.verbose)
-        each, concurrent = cluster.choose_trials(
-            workers, launch.use_gpu, config, max(samples - over, 1), launch.max_concurrent
-        )
-        if (
-            run.sets is None
-        ):  # not before all is known to be well: it deletes what --restart replaces
-            run.begin(sets, lambda: write_settings(folder, config, settings))
-        screen.print(
-            f"{folder.name}: {config.model.name} on {len(sets.train)} images of {sets.source}, "
-            f"judged at sigma {config.validation.sigma}; at most {concurrent} at once, {each} each",
-            soft_wrap=True,
-        )
-        with console.SearchDisplay(screen, samples, config.optim.epochs) as display:
-            found.run(each, concurrent, lambda trials: display.show(rows(found)))
     try:
+        if over < max(samples, len(found.trials)):
+            cluster.start_ray((workers, workers), config.threads, launch.verbose)
+            each, concurrent = cluster.choose_trials(
+                workers, launch.use_gpu, config, max(samples - over, 1), launch.max_concurrent
+            )
+            # Not before all is known to be well: it deletes what --restart replaces.
+            if run.sets is None:
+                run.begin(sets, lambda: write_settings(folder, config, settings))
+            screen.print(
+                f"{folder.name}: {config.model.name} on {len(sets.train)} images of {sets.source}, "
+                f"judged at sigma {config.validation.sigma}; {concurrent} at once, {each} each",
+                soft_wrap=True,
+            )
+            with console.SearchDisplay(screen, samples, config.optim.epochs) as display:
+                found.run(each, concurrent, lambda trials: display.show(rows(found)))
         best = found.write_best()
         write_figure(found, folder)
     except OSError as error:
         raise UserError(
             f"{folder} cannot be written ({error}); make room, and run the same command again"
         ) from None
-    screen.print(console.trial_table(rows(found), config.optim.epochs))
+    show(found, best, screen)
+    return 0
+
+
+def show(found: "Search", best: "Trial", screen: Console) -> None:
+    """The table of all trials, where the files are, and what to do with the best."""
+    screen.print(console.trial_table(rows(found), found.config.optim.epochs))
     for trial in found.trials:
         if trial.message:
             screen.print(f"trial {trial.number}: {trial.message}", style="yellow", soft_wrap=True)
-    screen.print(f"files: {folder}", soft_wrap=True)
-    train = f"python jobs/train.py --config {shlex.quote(folder.path_of('best.json'))}"
+    screen.print(f"files: {found.folder}", soft_wrap=True)
+    config = shlex.quote(found.folder.path_of("best.json"))
     screen.print(f"the best, trial {best.number}: {spell(best.changes)}", soft_wrap=True)
-    screen.print(f"train with it: {train}", soft_wrap=True)
-    return 0
+    screen.print(f"train with it: python jobs/train.py --config {config}", soft_wrap=True)
 
 
 def rows(found: "Search") -> list[dict[str, Any]]:

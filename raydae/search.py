@@ -136,7 +136,8 @@ class Search:
             on_change: called with all trials whenever one of them has changed.
 
         Raises:
-            UserError: the folder cannot be written, or no values go together in the space.
+            UserError: a trial's state cannot be written, or no values go together in the space.
+            OSError: something else cannot be written.
         """
         to_do = [trial for trial in self.trials if not trial.over]
         missing = max(self.samples - len(self.trials), 0)
@@ -149,6 +150,7 @@ class Search:
         ):
             os.environ[name] = "1"
         os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the new one speaks even where it is told not to
+        self.folder.delete(".tune")
         plan = _Plan(self.config, self.sets, self.folder, workers)
         trainable = ray.tune.with_parameters(_TrialRun, plan=plan)
         # Where Ray Train asks for the CPUs, Tune must ask for something: a byte.
@@ -173,7 +175,6 @@ class Search:
         )
         # A line in the table says what a trial failed of.
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-        self.folder.delete(".tune")
         tuner.fit()
         self.folder.delete(".tune")
         if self.problem is not None:
@@ -271,7 +272,8 @@ class Search:
         """Writes the best trial's configuration, threads and precision resolved, and its model.
 
         Raises:
-            UserError: no trial went well, or the folder cannot be written.
+            UserError: no trial went well.
+            OSError: the folder cannot be written.
         """
         from raydae.weights import model_of, unpack
 

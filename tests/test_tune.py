@@ -171,7 +171,7 @@ def test_trials_of_two_workers_side_by_side_on_three_nodes(
 
         wait_for(lambda: running() == 2, "two trials at once")
         output = finish(process)
-        assert "at most 2 at once, 2 CPU workers of 1 thread each" in output
+        assert "2 at once, 2 CPU workers of 1 thread each" in output
         assert [row["status"] for row in rows(tmp_path / "c")] == ["finished"] * 2
     finally:
         cluster.shutdown()
