@@ -39,6 +39,7 @@ from raydae.space import ATTEMPTS, Space, Value
 from raydae.storage import Folder, first_line
 
 REDUCTION = 2  # of the trials that reach a rung of ASHA, the better half goes on
+GRACE_STEPS = 32  # before the first rung: BatchNorm's running statistics are 3 % off by then
 MOST_FAILURES = 3  # of a trial's process, after which the trial has failed
 STOP_S = 9.0  # for a stopped trial to write a checkpoint and end its workers
 CHECKPOINT_MINUTES = 2.0
@@ -188,13 +189,15 @@ class Search:
         """ASHA (Li et al. 2020), told what the trials that are over reached."""
         if not self.settings.early_stopping:
             return FIFOScheduler()
+        epochs = self.config.optim.epochs
+        steps = Schedule.of(self.config, len(self.sets.train)).steps
         scheduler = _Asha(
             {trial.number: list(trial.history) for trial in self.trials},
             time_attr="epoch",
             metric="score",
             mode="max",
-            max_t=self.config.optim.epochs,
-            grace_period=1,
+            max_t=epochs,
+            grace_period=min(-(-GRACE_STEPS * epochs // steps), epochs),
             reduction_factor=REDUCTION,
         )
         for trial in self.trials:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import raydae.search
 from raydae import loop
 from raydae.cluster import Workers
 from raydae.config import Config
@@ -119,8 +120,9 @@ def test_optuna_learns_and_is_told_again(config: Config, sets: ImageSets, tmp_pa
 
 
 def test_asha_knows_what_was_reached_before(
-    config: Config, sets: ImageSets, tmp_path: Path
+    config: Config, sets: ImageSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(raydae.search, "GRACE_STEPS", 4)  # an epoch
     search = Search(Folder.of(tmp_path), config, sets, SETTINGS, 5)
     for score in (20.0, 21.0, 22.0):
         trial = search.next_trial()
@@ -134,8 +136,9 @@ def test_asha_knows_what_was_reached_before(
 
 
 def test_a_trial_that_goes_on_is_not_judged_again(
-    config: Config, sets: ImageSets, tmp_path: Path
+    config: Config, sets: ImageSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(raydae.search, "GRACE_STEPS", 4)  # an epoch
     search = Search(Folder.of(tmp_path), config, sets, SETTINGS, 5)
     for status, score in (("waiting", 10.0), ("stopped", 20.0), ("stopped", 21.0)):
         trial = search.next_trial()

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -33,6 +34,16 @@ def test_numbers_are_spread_as_asked(text: str, low: float, high: float, log: bo
     unit = [(scale(value) - scale(low)) / (scale(high) - scale(low)) for value in values]
     assert stats.kstest(unit, "uniform").pvalue > 0.01
     assert all(value == float(f"{value:.4g}") for value in values), "printed as it is used"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_few_trials_cover_the_space(seed: int) -> None:
+    space = parse("noise.sigma=log:5:75", "optim.lr=log:1e-4:1e-2")
+    draws = [space.sample(seed, number) for number in range(8)]
+    for name, low, high in (("noise.sigma", 5, 75), ("optim.lr", 1e-4, 1e-2)):
+        parts = sorted(math.log(float(draw[name]) / low, high / low) for draw in draws)
+        gaps = [after - before for before, after in itertools.pairwise([0, *parts, 1])]
+        assert max(gaps) < 0.3, name
 
 
 def test_integers_choices_and_ranges() -> None:
