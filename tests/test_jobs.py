@@ -75,14 +75,20 @@ def wait_for(condition: Callable[[], Any], what: str) -> Any:
     pytest.fail(f"waited in vain for {what}")
 
 
-def train_workers(driver: int) -> set[psutil.Process]:
-    """The processes that train, of a driver's."""
+def processes_of(driver: int, *words: str) -> set[psutil.Process]:
+    """Those of a driver's processes in whose title one of the words is; they come and go."""
     found = set()
     for child in psutil.Process(driver).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
-            if "RayTrainWorker" in "".join(child.cmdline()):
+            title = f"{child.name()} {' '.join(child.cmdline())}"
+            if any(word in title for word in words):
                 found.add(child)
     return found
+
+
+def train_workers(driver: int) -> set[psutil.Process]:
+    """The processes that train, of a driver's."""
+    return processes_of(driver, "RayTrainWorker")
 
 
 def in_mid_epoch(run: Path) -> Callable[[], bool]:

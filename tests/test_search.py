@@ -2,12 +2,12 @@
 
 import csv
 import json
+import os
 import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import psutil
 import pytest
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ from raydae.search import (
     write_settings,
 )
 from raydae.storage import Folder
+from tests.test_jobs import processes_of
 
 SETTINGS = Settings(
     space=("noise.sigma=log:5:75", "optim.lr=log:1e-4:1e-2"), method="random", early_stopping=True
@@ -230,13 +231,11 @@ def test_a_stopped_trial_leaves_nothing_in_ray(pictures: Path, tmp_path: Path) -
     write_settings(Folder.of(tmp_path), config, SETTINGS)
     plan = _Plan(config, find_images(config.data), Folder.of(tmp_path), Workers(2, 2, False, 1))
     assert not plan.in_process
-    family = psutil.Process()
 
     def busy() -> set[str]:
-        names = {child.name() for child in family.children(recursive=True)}
-        ours = {name for name in names if "Train" in name or "Split" in name or "Dataset" in name}
+        processes = processes_of(os.getpid(), "Train", "Split", "Dataset")
         groups: dict[str, Any] = placement_group_table()
-        return ours | {
+        return {f"process {process.pid}" for process in processes} | {
             f"group {number}" for number, group in groups.items() if group["state"] != "REMOVED"
         }
 

@@ -5,13 +5,12 @@ import json
 import signal
 from pathlib import Path
 
-import psutil
 import pytest
 from PIL import Image
 
 from raydae.weights import load_model
 from tests.conftest import draw_folder
-from tests.test_jobs import SETTINGS, finish, history, job, wait_for
+from tests.test_jobs import SETTINGS, finish, history, job, processes_of, wait_for
 
 EPOCHS = 3
 
@@ -38,14 +37,6 @@ def over(folder: Path) -> dict[str, bytes]:
     }
 
 
-def trial_processes(driver: int) -> list[psutil.Process]:
-    return [
-        child
-        for child in psutil.Process(driver).children(recursive=True)
-        if "ResourceTrainable" in "".join(child.cmdline()) or "_TrialRun" in child.name()
-    ]
-
-
 @pytest.fixture(scope="module")
 def search(tmp_path_factory: pytest.TempPathFactory, photographs: Path) -> Path:
     """A search whose driver was killed, and then the process of a trial."""
@@ -61,15 +52,11 @@ def search(tmp_path_factory: pytest.TempPathFactory, photographs: Path) -> Path:
     before = over(folder)
 
     process = job("tune", *words)
-    started = [row["trial"] for row in rows(folder)]
-    wait_for(lambda: len(rows(folder)) > len(started), "a new trial")
-    victims = trial_processes(process.pid)
-    if victims:
-        victims[-1].kill()
+    trials = wait_for(lambda: processes_of(process.pid, "_TrialRun"), "the process of a trial")
+    trials.pop().kill()
     output = finish(process)
     assert f"{len(before)} of 5 trials are over and kept" in output
     assert all(over(folder)[trial] == text for trial, text in before.items()), "none is run again"
-    assert victims
     (storage / "s.txt").write_text(output)
     return folder
 
