@@ -56,7 +56,7 @@ def main() -> int:
         raise UserError(f"none of the {len(listed)} images can be read, the first: {unreadable[0]}")
 
     from raydae import cluster, evaluation  # with Ray and torch, which take seconds
-    from raydae.weights import load_model
+    from raydae.modelfile import load_model
 
     _, info = load_model(model)
     remark = evaluation.check_overlap(info, images, args.force)

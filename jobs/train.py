@@ -77,7 +77,7 @@ def train_and_test(run: Run, launch: Launch, screen: Console) -> int:
     sets = run.sets or cli.find_images_for(run.config, screen)
 
     from raydae import cluster, trainer  # with torch, which takes seconds: bad input comes first
-    from raydae.weights import load_model
+    from raydae.modelfile import load_model
 
     if run.config.init is not None and not run.progress.step:
         load_model(run.config.init)  # a bad one is refused here rather than in every worker
@@ -124,8 +124,8 @@ def train_and_test(run: Run, launch: Launch, screen: Console) -> int:
 def test(run: Run, screen: Console) -> None:
     """Scores the best weights on the test images; writes `results.json` and `samples.png`."""
     from raydae import evaluation, report
+    from raydae.modelfile import load_model
     from raydae.restore import Denoiser
-    from raydae.weights import load_model
 
     assert run.sets is not None
     model, sigmas = f"{run.folder}/model.safetensors", run.config.evaluation_sigmas

@@ -34,8 +34,8 @@ def load(path: str | Path, device: str | None = None, ensemble: bool = False) ->
     """
     import torch
 
+    from raydae.modelfile import load_model
     from raydae.restore import Denoiser
-    from raydae.weights import load_model
 
     network, _ = load_model(path)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -91,7 +91,7 @@ class OptimConfig:
 
     loss: Literal["mse", "l1", "charbonnier"] = "mse"
     """Mean over all values."""
-    optimizer: Literal["adam", "adamw"] = "adam"
+    optimizer: Literal["adam", "adamw", "muon"] = "adam"
     """The optimizer."""
     lr: float = 1e-3
     """Learning rate, the highest of a schedule."""

@@ -175,11 +175,13 @@ def counting(console: Console, what: str) -> Iterator[Counter]:
 def score_table(scores: Sequence[dict[str, Any]]) -> Table:
     """Image by image."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("image", "sigma", "PSNR noisy", "PSNR", "SSIM noisy", "SSIM"):
-        table.add_column(heading, justify="left" if heading == "image" else "right", no_wrap=True)
+    for heading in ("image", "method", "sigma", "PSNR noisy", "PSNR", "SSIM noisy", "SSIM"):
+        text = heading in ("image", "method")
+        table.add_column(heading, justify="left" if text else "right", no_wrap=True)
     for line in scores:
         table.add_row(
             line["image"],
+            line["method"],
             f"{line['sigma']:g}",
             f"{line['psnr_noisy']:.2f}",
             f"{line['psnr']:.2f}",
@@ -190,15 +192,18 @@ def score_table(scores: Sequence[dict[str, Any]]) -> Table:
 
 
 def result_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """The test table: means over the images."""
+    """The test table: means over the images; seconds are those that an image took on a core."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("set", "sigma", "images", "PSNR noisy", "PSNR", "gain", "SSIM noisy", "SSIM"):
-        table.add_column(heading, justify="left" if heading == "set" else "right", no_wrap=True)
+    words = ["set", "method"]
+    numbers = ["sigma", "images", "PSNR noisy", "PSNR", "gain", "SSIM noisy", "SSIM", "s/image"]
+    for heading in words + numbers:
+        table.add_column(heading, justify="left" if heading in words else "right", no_wrap=True)
     for row in rows:
         noisy, denoised = row["psnr_noisy"], row["psnr"]
         gain = None if noisy is None or denoised is None else denoised - noisy
         table.add_row(
             row["set"],
+            row["method"],
             f"{row['sigma']:g}",
             str(row["images"]),
             _number(noisy, ".2f"),
@@ -206,6 +211,7 @@ def result_table(rows: Sequence[dict[str, Any]]) -> Table:
             _number(gain, "+.2f"),
             _number(row["ssim_noisy"], ".4f"),
             _number(row["ssim"], ".4f"),
+            _number(row["seconds"], ".2f"),
         )
     return table
 

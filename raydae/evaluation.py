@@ -1,39 +1,46 @@
-"""PSNR and SSIM of a model on a set of images, by the literature's protocol."""
+"""PSNR and SSIM of denoisers on a set of images, by the literature's protocol."""
 
 import csv
 import io
 import math
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import ray
 import torch
 
+from raydae import classical
 from raydae.errors import UserError
 from raydae.images import ImageFile, read_image
 from raydae.metrics import psnr, ssim, to_uint8
+from raydae.modelfile import ModelInfo, load_model
 from raydae.noise import evaluation_noise
 from raydae.restore import Denoiser
 from raydae.spread import spread
 from raydae.storage import first_line
-from raydae.weights import ModelInfo, load_model
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Score:
-    """How one image fared at one noise level; PSNR in dB."""
+    """How one image fared at one noise level with one denoiser; PSNR in dB."""
 
     image: str
+    method: str
     sigma: float
     psnr_noisy: float
     psnr: float
     ssim_noisy: float
     ssim: float
+    seconds: float
+    """That denoising took."""
 
 
-def score(denoise: Callable[[Any], Any], file: ImageFile, sigmas: Sequence[float]) -> list[Score]:
-    """Scores one image at each level: the noisy input as it is, the result as uint8.
+def score(
+    methods: Mapping[str, classical.Method], file: ImageFile, sigmas: Sequence[float]
+) -> list[Score]:
+    """Scores one image at each level: the noisy input as it is, the results as uint8.
 
     Raises:
         OSError: the image cannot be read.
@@ -42,18 +49,24 @@ def score(denoise: Callable[[Any], Any], file: ImageFile, sigmas: Sequence[float
     scores = []
     for sigma in sigmas:
         noisy = evaluation_noise(clean, sigma)
-        denoised = to_uint8(denoise(noisy))
-        noisy = noisy * 255
-        scores.append(
-            Score(
-                image=file.name,
-                sigma=sigma,
-                psnr_noisy=psnr(clean, noisy),
-                psnr=psnr(clean, denoised),
-                ssim_noisy=ssim(clean, noisy),
-                ssim=ssim(clean, denoised),
+        psnr_noisy, ssim_noisy = psnr(clean, noisy * 255), ssim(clean, noisy * 255)
+        for name, method in methods.items():
+            began = time.perf_counter()
+            denoised = method(noisy, sigma)
+            seconds = time.perf_counter() - began
+            result = to_uint8(denoised)
+            scores.append(
+                Score(
+                    image=file.name,
+                    method=name,
+                    sigma=sigma,
+                    psnr_noisy=psnr_noisy,
+                    psnr=psnr(clean, result),
+                    ssim_noisy=ssim_noisy,
+                    ssim=ssim(clean, result),
+                    seconds=seconds,
+                )
             )
-        )
     return scores
 
 
@@ -63,24 +76,32 @@ def evaluate(
     sigmas: Sequence[float],
     progress: Callable[[int, int], None] = lambda done, total: None,
     ensemble: bool = False,
+    compare: bool = False,
 ) -> tuple[list[Score], list[str]]:
     """Scores a model file on images, in float32, spread over Ray's workers; Ray must run.
 
     Args:
-        model: path or URI of the model file, seen by all nodes.
+        model: path or URI of the model file, seen by all nodes, or `released`.
         images: what to score it on.
         sigmas: noise levels, 0-255 scale.
         progress: called with (images done, images in all).
         ensemble: average over the eight flips and turns.
+        compare: score the denoisers of `raydae.classical` too.
 
     Returns:
-        The scores, in the order of the images and levels; a line on each image that failed.
+        The scores, in the order of the images, levels and denoisers; a line on each image that
+        failed.
     """
 
     def prepare() -> Callable[[ImageFile], list[Score]]:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        denoiser = Denoiser(load_model(model)[0], device, ensemble=ensemble)
-        return lambda file: score(denoiser, file, sigmas)
+        network, info = load_model(model)
+        denoiser = Denoiser(network, device, ensemble=ensemble)
+        name = f"{info.model.name}, ensemble" if ensemble else info.model.name
+        methods: dict[str, classical.Method] = {name: lambda noisy, sigma: denoiser(noisy)}
+        if compare:
+            methods |= classical.available()
+        return lambda file: score(methods, file, sigmas)
 
     results: dict[int, list[Score]] = {}
     failed = []
@@ -118,14 +139,17 @@ def check_overlap(info: ModelInfo, images: Sequence[ImageFile], force: bool = Fa
 
 
 def table(name: str, scores: Sequence[Score], remark: str | None = None) -> list[dict[str, Any]]:
-    """Means over the images, a row for each noise level, as `results.json` holds them."""
+    """Means over the images, a row for each noise level and denoiser, as `results.json` holds them.
+
+    `remark` goes with the rows of the first denoiser: the others were trained on nothing.
+    """
     rows = []
-    for sigma in dict.fromkeys(line.sigma for line in scores):
-        lines = [line for line in scores if line.sigma == sigma]
-        row: dict[str, Any] = {"set": name, "sigma": sigma, "images": len(lines)}
-        for key in ("psnr_noisy", "psnr", "ssim_noisy", "ssim"):
+    for sigma, method in dict.fromkeys((line.sigma, line.method) for line in scores):
+        lines = [line for line in scores if (line.sigma, line.method) == (sigma, method)]
+        row: dict[str, Any] = {"set": name, "method": method, "sigma": sigma, "images": len(lines)}
+        for key in ("psnr_noisy", "psnr", "ssim_noisy", "ssim", "seconds"):
             row[key] = _mean([getattr(line, key) for line in lines])
-        if remark is not None:
+        if remark is not None and method == scores[0].method:
             row["remark"] = remark
         rows.append(row)
     return rows

@@ -28,14 +28,7 @@ from raydae.config import Config
 from raydae.errors import UserError
 from raydae.images import ImageSets, read_image, spread_over
 from raydae.metrics import psnr, ssim, to_uint8
-from raydae.models import build
-from raydae.noise import evaluation_noise
-from raydae.optim import average, learning_rate, loss_of, make_optimizer
-from raydae.restore import Denoiser, autocast, channels_last
-from raydae.runs import Checkpoints, Outcome, Progress, Status
-from raydae.samples import Schedule
-from raydae.storage import Folder, first_line
-from raydae.weights import (
+from raydae.modelfile import (
     Weights,
     load_model,
     model_of,
@@ -44,6 +37,13 @@ from raydae.weights import (
     unpack,
     unpack_optimizer,
 )
+from raydae.models import build
+from raydae.noise import evaluation_noise
+from raydae.optim import average, learning_rate, loss_of, make_optimizer
+from raydae.restore import Denoiser, autocast, channels_last
+from raydae.runs import Checkpoints, Outcome, Progress, Status
+from raydae.samples import Schedule
+from raydae.storage import Folder, first_line
 
 Batch = Mapping[str, NDArray[Any]]
 AGREE_SECONDS = 0.5  # between two agreements of the workers; a stop waits no longer than that

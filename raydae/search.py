@@ -35,10 +35,10 @@ from raydae.errors import UserError
 from raydae.images import ImageSets
 from raydae.runs import Checkpoints, Outcome, Status, open_run
 from raydae.samples import Samples, Schedule, shares
-from raydae.space import ATTEMPTS, Space, Value
+from raydae.space import ATTEMPTS, Fixed, Space, Value
 from raydae.storage import Folder, first_line
 
-REDUCTION = 2  # of the trials that reach a rung of ASHA, the better half goes on
+REDUCTION = 3  # of the trials that reach a rung of ASHA, the best third goes on
 GRACE_STEPS = 32  # before the first rung: BatchNorm's running statistics are 3 % off by then
 MOST_FAILURES = 3  # of a trial's process, after which the trial has failed
 STOP_S = 9.0  # for a stopped trial to write a checkpoint and end its workers
@@ -120,7 +120,7 @@ class Search:
             for value in dimension.corners:
                 self._check({dimension.name: value})
         self.trials = [] if restart else _read_trials(folder)
-        self._sampler = _Sampler(settings.method, self.space, config.seed, self.trials)
+        self._sampler = _Sampler(settings.method, self.space, config, self.trials)
 
     def config_of(self, trial: Trial) -> Config:
         """The whole configuration of a trial."""
@@ -278,7 +278,7 @@ class Search:
             UserError: no trial went well.
             OSError: the folder cannot be written.
         """
-        from raydae.weights import model_of, unpack
+        from raydae.modelfile import model_of, unpack
 
         if self.best is None:
             said = next((trial.message for trial in self.trials if trial.message), "nothing said")
@@ -393,10 +393,15 @@ class _Asha(AsyncHyperBandScheduler):  # type: ignore[misc]  # Ray ships no type
 
 
 class _Sampler:
-    """Draws settings: at random, each a function of its number, or by Optuna's TPE."""
+    """Draws settings: at random, each a function of its number, or by Optuna's TPE.
 
-    def __init__(self, method: Method, space: Space, seed: int, known: list[Trial]) -> None:
-        self.space, self.seed = space, seed
+    The first trial is the configuration as it was given, where the space holds it: a search is
+    there to find something better.
+    """
+
+    def __init__(self, method: Method, space: Space, config: Config, known: list[Trial]) -> None:
+        self.space, self.seed = space, config.seed
+        self._given = space.parameters(config)
         self._asked: dict[int, Any] = {}
         self._study: Any = None
         if method == "random":
@@ -406,7 +411,7 @@ class _Sampler:
         except ImportError:
             raise UserError("--search optuna needs Optuna: pip install 'raydae[optuna]'") from None
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        sampler = optuna.samplers.TPESampler(seed=seed + len(known), n_startup_trials=5)
+        sampler = optuna.samplers.TPESampler(seed=self.seed + len(known), n_startup_trials=5)
         self._study = optuna.create_study(direction="maximize", sampler=sampler)
         for trial in known:
             self._study.enqueue_trial(trial.drawn)
@@ -417,8 +422,13 @@ class _Sampler:
 
     def draw(self, number: int, attempt: int) -> tuple[dict[str, Value], dict[str, Any]]:
         """The settings of a new trial, and what brings them back."""
+        given = self._given if (number, attempt) == (0, 0) else None
         if self._study is None:
+            if given is not None:
+                return self.space.draw(Fixed(given)), {}
             return self.space.sample(self.seed, number, attempt), {}
+        if given is not None:
+            self._study.enqueue_trial(given)
         asked = self._asked[number] = self._study.ask()
         return self.space.draw(asked), asked.params
 

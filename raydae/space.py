@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast, get_args
 
-from raydae.config import Config
+from raydae.config import Config, flatten
 from raydae.errors import UserError
 from raydae.samples import generator
 
@@ -63,6 +63,18 @@ class Dimension:
         log = self.kind == "log"
         return _round(drawing.suggest_float(self.name, self.low, self.high, log=log))
 
+    def parameters(self, value: Any) -> dict[str, Value] | None:
+        """What a value would be drawn from, by the names a drawing knows; none: it lies outside."""
+        if self.kind == "choice":
+            same = [choice for choice in self.choices if value in (choice, str(choice))]
+            return {self.name: same[0]} if same else None
+        ends = [] if value is None else [float(end) for end in str(value).split(":")]
+        if not ends or not all(self.low <= end <= self.high for end in ends):
+            return None
+        if self.kind == "range":
+            return {f"{self.name}.one": ends[0], f"{self.name}.other": ends[-1]}
+        return {self.name: ends[0]} if len(ends) == 1 else None
+
     @property
     def corners(self) -> tuple[Value, ...]:
         """The values at its ends, or all there are."""
@@ -109,10 +121,41 @@ class Space:
         """A value for each setting, by its dotted name."""
         return {dimension.name: dimension.draw(drawing) for dimension in self.dimensions}
 
+    def parameters(self, config: Config) -> dict[str, Value] | None:
+        """What a configuration would be drawn from; none: it lies outside the space."""
+        values = dict(flatten(config.to_dict()))
+        found: dict[str, Value] = {}
+        for dimension in self.dimensions:
+            parameters = dimension.parameters(values[dimension.name])
+            if parameters is None:
+                return None
+            found |= parameters
+        return found
+
     def sample(self, seed: int, number: int, attempt: int = 0) -> dict[str, Value]:
         """The values of a random search's trial: a pure function of (seed, number, attempt)."""
         coordinates = sum(2 if dimension.kind == "range" else 1 for dimension in self.dimensions)
         return self.draw(_QuasiRandom(seed, number, attempt, coordinates))
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A drawing whose outcome is known."""
+
+    parameters: Mapping[str, Any]
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        """The parameter of that name."""
+        return float(self.parameters[name])
+
+    def suggest_int(self, name: str, low: int, high: int) -> int:
+        """Likewise."""
+        return int(self.parameters[name])
+
+    def suggest_categorical(self, name: str, choices: Sequence[Value]) -> Value:
+        """Likewise."""
+        value: Value = self.parameters[name]
+        return value
 
 
 class _QuasiRandom:

@@ -65,6 +65,8 @@ def test_what_has_no_value_is_a_dash() -> None:
         "set": "test",
         "sigma": 25.0,
         "images": 3,
+        "method": "dae",
+        "seconds": 0.1,
         "psnr_noisy": 20.17,
         "psnr": None,
         "ssim_noisy": 0.4,

@@ -9,8 +9,19 @@ from raydae.errors import UserError
 from raydae.evaluation import Score, check_overlap, score, table, to_csv
 from raydae.images import ImageSets, read_image
 from raydae.metrics import psnr
+from raydae.modelfile import ModelInfo
 from raydae.noise import evaluation_noise
-from raydae.weights import ModelInfo
+
+LINE = Score(
+    image="a",
+    method="unet",
+    sigma=25,
+    psnr_noisy=20,
+    psnr=30,
+    ssim_noisy=0.4,
+    ssim=0.8,
+    seconds=0.5,
+)
 
 
 @pytest.fixture
@@ -28,7 +39,7 @@ def info(sets: ImageSets) -> ModelInfo:
 
 def test_the_noisy_input_is_scored_as_it_is_and_the_result_as_uint8(sets: ImageSets) -> None:
     clean = read_image(sets.test[0].uri)
-    (line,) = score(lambda noisy: noisy, sets.test[0], [25])
+    (line,) = score({"none": lambda noisy, sigma: noisy}, sets.test[0], [25])
     noisy = evaluation_noise(clean, 25) * 255
     assert line.psnr_noisy == psnr(clean, noisy)
     assert line.psnr == psnr(clean, np.rint(np.clip(noisy, 0, 255)))
@@ -37,9 +48,19 @@ def test_the_noisy_input_is_scored_as_it_is_and_the_result_as_uint8(sets: ImageS
 
 def test_a_perfect_result(sets: ImageSets) -> None:
     clean = read_image(sets.test[0].uri)
-    lines = score(lambda noisy: clean / np.float32(255), sets.test[0], [15, 50])
-    assert [line.sigma for line in lines] == [15, 50]
-    assert all(math.isinf(line.psnr) and line.ssim == pytest.approx(1) for line in lines)
+    methods = {
+        "perfect": lambda noisy, sigma: clean / np.float32(255),
+        "none": lambda noisy, sigma: noisy,
+    }
+    lines = score(methods, sets.test[0], [15, 50])
+    assert [(line.sigma, line.method) for line in lines] == [
+        (15, "perfect"),
+        (15, "none"),
+        (50, "perfect"),
+        (50, "none"),
+    ]
+    assert all(math.isinf(line.psnr) and line.ssim == pytest.approx(1) for line in lines[::2])
+    assert all(line.psnr < 30 and line.seconds >= 0 for line in lines[1::2])
 
 
 def test_training_images_are_refused_whatever_their_names(info: ModelInfo, sets: ImageSets) -> None:
@@ -57,25 +78,30 @@ def test_images_that_chose_the_model_are_remarked_on(info: ModelInfo, sets: Imag
 
 
 def test_a_table_has_means_over_the_images() -> None:
-    lines = [Score("a", 25, 20, 30, 0.4, 0.8), Score("b", 25, 20, 20, 0.2, math.nan)]
-    lines.append(Score("a", 50, 14, math.inf, 0.1, 0.5))
+    lines = [LINE, dataclasses.replace(LINE, image="b", psnr=20, ssim_noisy=0.2, ssim=math.nan)]
+    lines.append(dataclasses.replace(LINE, sigma=50, psnr=math.inf))
+    lines.append(dataclasses.replace(LINE, method="tv"))
     rows = table("set", lines, "a remark")
     assert rows[0] == {
         "set": "set",
+        "method": "unet",
         "sigma": 25,
         "images": 2,
         "psnr_noisy": 20,
         "psnr": 25,
         "ssim_noisy": pytest.approx(0.3),
         "ssim": None,
+        "seconds": 0.5,
         "remark": "a remark",
     }
     assert (rows[1]["sigma"], rows[1]["psnr"]) == (50, None)
+    assert (rows[2]["method"], rows[2]["images"]) == ("tv", 1)
+    assert "remark" not in rows[2]
 
 
 def test_csv_has_a_line_for_each_image() -> None:
-    text = to_csv([Score("a,b", 25, 20, 30, 0.4, 0.8)])
+    text = to_csv([dataclasses.replace(LINE, image="a,b")])
     assert text.splitlines() == [
-        "image,sigma,psnr_noisy,psnr,ssim_noisy,ssim",
-        '"a,b",25,20,30,0.4,0.8',
+        "image,method,sigma,psnr_noisy,psnr,ssim_noisy,ssim,seconds",
+        '"a,b",unet,25,20,30,0.4,0.8,0.5',
     ]

@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from raydae.weights import unpack
+from raydae.modelfile import unpack
 from tests.conftest import draw, draw_folder
 
 ROOT = Path(__file__).parents[1]

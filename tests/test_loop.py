@@ -14,10 +14,10 @@ from raydae import loop
 from raydae.config import Config
 from raydae.images import ImageSets
 from raydae.loop import Context, resolve_precision, train
+from raydae.modelfile import load_model, unpack
 from raydae.runs import Checkpoints, Outcome, Status
 from raydae.samples import Samples, Schedule, shares
 from raydae.storage import Folder
-from raydae.weights import load_model, unpack
 
 
 @pytest.fixture(autouse=True)
@@ -85,10 +85,14 @@ UNET = {
 }
 
 
+MUON = {**UNET, "optim.optimizer": "muon", "optim.weight_decay": 0.0}
+
+
+@pytest.mark.parametrize("recipe", [UNET, MUON])
 def test_every_part_of_a_recipe_resumes_exactly(
-    config: Config, sets: ImageSets, tmp_path: Path
+    recipe: dict[str, Any], config: Config, sets: ImageSets, tmp_path: Path
 ) -> None:
-    config = config.override(UNET)
+    config = config.override(recipe)
     run(config, sets, tmp_path / "whole")
     for step in (3, 5):
         assert run(config, sets, tmp_path / "parts", tell=StopAfter(step)).status == "stopped"

@@ -1,3 +1,4 @@
+import copy
 import math
 
 import pytest
@@ -5,7 +6,7 @@ import torch
 from torch import nn
 
 from raydae.config import OptimConfig
-from raydae.optim import average, learning_rate, loss_of, make_optimizer
+from raydae.optim import Muon, average, learning_rate, loss_of, make_optimizer, orthogonalise
 
 
 def test_losses_by_hand() -> None:
@@ -46,3 +47,29 @@ def test_weight_decay_is_by_the_learning_rate() -> None:
     network.weight.grad = torch.zeros_like(network.weight)
     optimizer.step()
     assert network.weight.item() == pytest.approx(weight * (1 - 0.1 * 0.5))
+
+
+def test_orthogonalised_matrices_have_singular_values_about_one() -> None:
+    torch.manual_seed(0)
+    for shape in ((3, 8, 72), (2, 64, 9), (1, 16, 16)):
+        values = torch.linalg.svdvals(orthogonalise(torch.randn(shape), steps=8))
+        assert 0.6 < values.min() <= values.max() < 1.3
+
+
+def test_muon_steps_as_adam_does_with_biases_and_as_large_with_filters() -> None:
+    torch.manual_seed(0)
+    network = nn.Conv2d(3, 8, 3)
+    twin = copy.deepcopy(network)
+    muon, adam = Muon(network, lr=0.1), torch.optim.Adam(twin.parameters(), lr=0.1)
+    before = network.weight.detach().clone()
+    for _ in range(3):
+        image = torch.rand(1, 3, 8, 8)
+        twin.load_state_dict(network.state_dict())
+        for net, optimizer in ((network, muon), (twin, adam)):
+            optimizer.zero_grad()
+            net(image).square().mean().backward()
+            optimizer.step()
+        torch.testing.assert_close(network.bias, twin.bias)
+        step = (network.weight - before).square().mean().sqrt()
+        assert step.item() == pytest.approx(0.2 * 0.1, rel=0.5)
+        before = network.weight.detach().clone()

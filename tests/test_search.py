@@ -1,12 +1,13 @@
 """The search beside Ray; with it: tests/test_tune.py."""
 
 import csv
+import dataclasses
 import json
 import os
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -100,6 +101,18 @@ def test_a_search_is_read_again_as_it_was(config: Config, sets: ImageSets, tmp_p
     assert [line["trial"] for line in lines] == ["0", "1", "2"]
     assert float(lines[1]["lr"]) == second.changes["optim.lr"]
     assert lines[0]["message"] == first.message
+
+
+@pytest.mark.parametrize("method", ["random", "optuna"])
+def test_the_first_trial_is_what_was_given(
+    method: Literal["random", "optuna"], config: Config, sets: ImageSets, tmp_path: Path
+) -> None:
+    settings = dataclasses.replace(SETTINGS, method=method)
+    search = Search(Folder.of(tmp_path), config, sets, settings, 3)
+    first, second = search.next_trial(), search.next_trial()
+    assert search.config_of(first).optim.lr == config.optim.lr
+    assert search.config_of(first).noise.range == config.noise.range
+    assert search.config_of(second).optim.lr != config.optim.lr
 
 
 def test_optuna_learns_and_is_told_again(config: Config, sets: ImageSets, tmp_path: Path) -> None:

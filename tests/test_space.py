@@ -1,12 +1,13 @@
 import itertools
 import math
+from typing import Any
 
 import pytest
 from scipy import stats
 
 from raydae.config import Config
 from raydae.errors import UserError
-from raydae.space import Space, spell
+from raydae.space import Fixed, Space, spell
 
 
 def parse(*texts: str) -> Space:
@@ -44,6 +45,34 @@ def test_a_few_trials_cover_the_space(seed: int) -> None:
         parts = sorted(math.log(float(draw[name]) / low, high / low) for draw in draws)
         gaps = [after - before for before, after in itertools.pairwise([0, *parts, 1])]
         assert max(gaps) < 0.3, name
+
+
+@pytest.mark.parametrize(
+    ("text", "changes", "drawn"),
+    [
+        ("optim.lr=log:1e-4:1e-2", {}, 1e-3),
+        ("optim.lr=log:1e-2:1e-1", {}, None),
+        ("optim.warmup=int:0:9", {"optim.warmup": 3}, 3),
+        ("optim.batch_size=16,32", {}, 32),
+        ("optim.batch_size=16,64", {}, None),
+        ("noise.sigma=15,25", {}, 25),
+        ("noise.sigma=log:5:75", {"noise.sigma": "5:55"}, None),
+        ("noise.sigma=range:0:75", {"noise.sigma": "5:55"}, "5:55"),
+        ("noise.sigma=range:0:75", {}, "25:25"),
+        ("optim.clip=log:0.1:1", {}, None),
+    ],
+)
+def test_a_configuration_is_found_in_the_space(
+    text: str, changes: dict[str, Any], drawn: Any
+) -> None:
+    config = Config().override(changes)
+    space = Space.parse([text], config)
+    parameters = space.parameters(config)
+    if drawn is None:
+        assert parameters is None
+    else:
+        assert parameters is not None
+        assert list(space.draw(Fixed(parameters)).values()) == [drawn]
 
 
 def test_integers_choices_and_ranges() -> None:

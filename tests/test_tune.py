@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from raydae.weights import load_model
+from raydae.modelfile import load_model
 from tests.conftest import draw_folder
 from tests.test_jobs import SETTINGS, finish, history, job, processes_of, wait_for
 

@@ -9,8 +9,7 @@ import torch
 from raydae import load
 from raydae.config import Config, ModelConfig
 from raydae.errors import UserError
-from raydae.models import build
-from raydae.weights import (
+from raydae.modelfile import (
     ModelInfo,
     load_model,
     pack,
@@ -19,6 +18,7 @@ from raydae.weights import (
     unpack,
     unpack_optimizer,
 )
+from raydae.models import build
 
 INFO = ModelInfo(
     model=ModelConfig(),
