@@ -1,6 +1,6 @@
 """Denoise pictures.
 
-    python jobs/denoise.py --model runs/NAME/model.safetensors PHOTO.jpg --out denoised
+    python jobs/denoise.py PHOTO.jpg --out denoised
 
 Files, folders and patterns; each picture comes back under its name, in its own format, size and
 mode, with its metadata. More than one are spread over Ray's workers.
@@ -31,8 +31,8 @@ class Arguments:
     """Pictures, folders, patterns such as 'shots/*.png'."""
     out: Path
     """Folder for the results; replaces files there."""
-    model: str = "last"
-    """Model file or URI; last: of the newest finished run."""
+    model: str = "released"
+    """File or URI; last: the newest run's; released: ours."""
     ensemble: bool = False
     """Average over the eight flips and turns: 8 times the time."""
     add_noise: str | None = None

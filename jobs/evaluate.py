@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from raydae import cli, console
-from raydae.config import parse_sigma
+from raydae.config import Config, parse_sigma
 from raydae.errors import UserError
 from raydae.images import evaluation_images, scan
 from raydae.runs import find_model
@@ -23,18 +23,20 @@ from raydae.storage import Folder
 class Arguments:
     """What to measure, and on what."""
 
-    model: str = "last"
-    """Model file or URI; last: of the newest finished run."""
+    model: str = "released"
+    """File or URI; last: the newest run's; released: ours."""
     data: str | None = None
     """Folder or URI of images; none: BSDS500."""
     protocol: Literal["bsds500", "cbsd68"] | None = None
-    """Test set of BSDS500, or CBSD68; none: its test set."""
+    """Whose test images; none: as the model was trained."""
     sigma: tuple[str, ...] = ("15", "25", "50")
     """Noise levels on the 0-255 scale."""
     out: Path | None = None
     """File for the results, .json or .csv."""
     ensemble: bool = False
     """Average over the eight flips and turns."""
+    compare: bool = False
+    """Also measure denoisers without training; slow."""
     summary: bool = False
     """Show the means only."""
     force: bool = False
@@ -49,20 +51,24 @@ def main() -> int:
         raise UserError(f"--out {args.out}: the name must end in .json or .csv")
     model = find_model(args.model)
     screen = console.make_console()
-    name, listed = evaluation_images(args.data, args.protocol)
-    with console.counting(screen, "checking images") as progress:
-        images, unreadable = scan(listed, progress)
-    if not images:
-        raise UserError(f"none of the {len(listed)} images can be read, the first: {unreadable[0]}")
 
     from raydae import cluster, evaluation  # with Ray and torch, which take seconds
     from raydae.modelfile import load_model
 
     _, info = load_model(model)
+    trained_by = Config.from_dict(info.config).data.protocol
+    name, listed = evaluation_images(args.data, args.protocol, trained_by)
+    with console.counting(screen, "checking images") as progress:
+        images, unreadable = scan(listed, progress)
+    if not images:
+        raise UserError(f"none of the {len(listed)} images can be read, the first: {unreadable[0]}")
+
     remark = evaluation.check_overlap(info, images, args.force)
     cluster.start_ray()
     with console.counting(screen, "denoising") as progress:
-        scores, failed = evaluation.evaluate(model, images, sigmas, progress, args.ensemble)
+        scores, failed = evaluation.evaluate(
+            model, images, sigmas, progress, args.ensemble, args.compare
+        )
     rows = evaluation.table(name, scores, remark)
     if not args.summary:
         screen.print(console.score_table([asdict(line) for line in scores]))

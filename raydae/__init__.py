@@ -2,7 +2,7 @@
 
     import raydae
 
-    denoise = raydae.load("runs/NAME/model.safetensors")
+    denoise = raydae.load()  # the released model; or raydae.load("runs/NAME/model.safetensors")
     result = denoise(image)  # HxWx3 or HxW, uint8 or float on [0, 1]; the same kind comes back
 
 Importing raydae imports neither torch nor Ray; `load` imports torch.
@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def load(path: str | Path, device: str | None = None, ensemble: bool = False) -> "Denoiser":
+def load(
+    path: str | Path = "released", device: str | None = None, ensemble: bool = False
+) -> "Denoiser":
     """A trained model as a function of images.
 
     Args:
-        path: a `model.safetensors` that raydae wrote; a local path or a URI.
+        path: a `model.safetensors` that raydae wrote, a local path or a URI; `released`: the model
+            that comes with raydae, for any noise of sigma 0 to 55.
         device: as torch names it; none: a GPU where there is one.
         ensemble: average over the eight flips and turns, in eight times the time.
 

@@ -165,13 +165,14 @@ def list_images(path: str) -> list[tuple[str, str]]:
 
 
 def evaluation_images(
-    path: str | None, protocol: Protocol | None
+    path: str | None, protocol: Protocol | None, trained_by: Protocol = "bsds500"
 ) -> tuple[str, list[tuple[str, str]]]:
     """What to evaluate on: a name for it, and (uri, name) of each image.
 
     Args:
         path: folder or URI of images, all of which are meant, or of BSDS500; none: BSDS500.
-        protocol: whose test images of BSDS500 are meant; none: its own.
+        protocol: whose test images of BSDS500 are meant; none: those of the next.
+        trained_by: the protocol that the model was trained by.
 
     Raises:
         UserError: no such folder, no image in it, or a protocol for images that are not BSDS500.
@@ -185,8 +186,9 @@ def evaluation_images(
         if protocol is not None:
             raise UserError(f"--protocol {protocol} needs BSDS500, and {path} is not")
         return Folder.of(path).name, list_images(path)
+    protocol = protocol or trained_by
     name = "CBSD68" if protocol == "cbsd68" else "BSDS500 test"
-    return name, bsds500_splits(root, protocol or "bsds500")["test"]
+    return name, bsds500_splits(root, protocol)["test"]
 
 
 def cbsd68(root: Path) -> list[tuple[str, str]]:

@@ -25,6 +25,7 @@ from raydae.runs import Progress
 from raydae.storage import first_line, split_path
 
 FORMAT = 1  # of model files
+RELEASED = Path(__file__).parent / "weights" / "unet.safetensors"
 Weights = dict[str, Tensor]
 
 
@@ -96,12 +97,12 @@ def load_model(path: str | Path) -> tuple[nn.Module, ModelInfo]:
     """Rebuilds the network of a model file with its weights, on the CPU, ready to denoise.
 
     Args:
-        path: a local path or a URI.
+        path: a local path or a URI; `released`: the model that comes with raydae.
 
     Raises:
         UserError: there is no such file, or it is not a model of raydae.
     """
-    folder, name = split_path(path)
+    folder, name = split_path(RELEASED if path == "released" else path)
     try:
         data = folder.read(name)
     except (OSError, pa.ArrowInvalid) as error:

@@ -298,9 +298,13 @@ def check_name(name: str) -> str:
 def find_model(model: str, storage: str = "runs") -> str:
     """The absolute path or URI of a model file; for `last`, of the newest finished run.
 
+    `released`, the model in the package, stays a word: its place may differ between nodes.
+
     Raises:
         UserError: no run has finished.
     """
+    if model == "released":
+        return model
     if model != "last":
         return model if "://" in model else str(Path(model).absolute())
     finished = list(Path(storage).glob("*/results.json"))

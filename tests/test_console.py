@@ -73,16 +73,8 @@ def test_what_has_no_value_is_a_dash() -> None:
         "ssim": None,
     }
     Console(file=text, width=120).print(result_table([row]))
-    assert text.getvalue().split()[-9:] == [
-        "SSIM",
-        "test",
-        "25",
-        "3",
-        "20.17",
-        "-",
-        "-",
-        "0.4000",
-        "-",
+    assert text.getvalue().split()[-11:] == [
+        *("s/image", "test", "dae", "25", "3", "20.17", "-", "-", "0.4000", "-", "0.10"),
     ]
 
 

@@ -19,7 +19,7 @@ NUMPY = [
     "storage",
     "space",
 ]
-TORCH = ["models", "optim", "weights", "restore", "loop"]
+TORCH = ["models", "optim", "modelfile", "restore", "loop"]
 
 
 def loaded(module: str) -> set[str]:

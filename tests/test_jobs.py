@@ -243,6 +243,12 @@ def test_evaluating_a_model(one_worker: Path, photographs: Path, tmp_path: Path)
     for key in ("psnr_noisy", "psnr", "ssim_noisy", "ssim"):
         assert rows[1][key] == pytest.approx(trained[key], rel=1e-6)
     assert f"{rows[0]['psnr']:.2f}" in output
+    words += ["--compare", "--summary"]
+    finish(job("evaluate", *words, "--data", photographs / "test", "--out", tmp_path / "c.json"))
+    compared = json.loads((tmp_path / "c.json").read_text())["results"]
+    assert [row["method"] for row in compared][:4] == ["dae", "nl-means", "wavelet", "tv"]
+    assert compared[0]["psnr"] == pytest.approx(rows[0]["psnr"], rel=1e-6)
+    assert all(row["psnr"] > row["psnr_noisy"] and row["seconds"] > 0 for row in compared[1:4])
 
     copy = tmp_path / "renamed"  # the same pixels in another format, under another name
     copy.mkdir()

@@ -183,6 +183,7 @@ def test_names_that_are_none(name: str) -> None:
 
 def test_the_newest_model(tmp_path: Path) -> None:
     assert find_model("x.safetensors") == str(Path.cwd() / "x.safetensors")
+    assert find_model("released") == "released"
     assert find_model("s3://x/m.safetensors") == "s3://x/m.safetensors"
     with pytest.raises(UserError, match="no run has finished"):
         find_model("last", str(tmp_path))

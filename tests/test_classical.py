@@ -1,0 +1,26 @@
+import numpy as np
+import pytest
+
+from raydae import classical
+from raydae.metrics import psnr, to_uint8
+from raydae.noise import evaluation_noise
+from tests.conftest import draw
+
+
+@pytest.mark.parametrize("method", ["nl-means", "wavelet", "tv"])
+@pytest.mark.parametrize("sigma", [15, 50])
+def test_each_takes_noise_away(method: str, sigma: float) -> None:
+    clean = draw(0, 64, 48)
+    noisy = evaluation_noise(clean, sigma)
+    before = noisy.copy()
+    denoised = classical.available()[method](noisy, sigma)
+    assert denoised.shape == noisy.shape
+    assert np.array_equal(noisy, before), "the input is left as it was"
+    assert psnr(clean, to_uint8(denoised)) > psnr(clean, to_uint8(noisy)) + 3
+
+
+def test_bm3d_only_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert list(classical.available()) == ["nl-means", "wavelet", "tv"]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    assert "bm3d" in classical.available()
