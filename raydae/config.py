@@ -168,7 +168,7 @@ class Config:
     seed: int = 0
     """Seed of the weights, the patches and the noise."""
     precision: Precision = "auto"
-    """Arithmetic; auto: bf16 where native."""
+    """Arithmetic; auto: bf16 where that is faster."""
     threads: int | None = None
     """CPU threads of a worker; none: its share."""
 

@@ -78,16 +78,21 @@ class Context:
 
 
 def resolve_precision(asked: str, device: torch.device) -> str:
-    """`bf16` where that is asked for, or left open and native to the device; else `fp32`."""
+    """`bf16` where that is asked for, or left open and fast on the device; else `fp32`.
+
+    Intel's AVX-512 multiplies bf16 no faster than fp32; only its AMX does (unet, two cores of a
+    Xeon without AMX: 112 patches/s in bf16, 175 in fp32).
+    """
     if asked != "auto":
         return asked
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         capabilities = torch.cpu.get_capabilities()
-        native = any(
-            capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")
-        )  # x86, ARM
+        intel = str(capabilities.get("cpu_name", "")).startswith("Intel")
+        native = any(capabilities.get(name) for name in ("amx_bf16", "bf16")) or (  # Intel, ARM
+            bool(capabilities.get("avx512_bf16")) and not intel
+        )
     return "bf16" if native else "fp32"
 
 

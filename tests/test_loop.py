@@ -242,11 +242,17 @@ def test_unreadable_images_are_named(config: Config, sets: ImageSets, tmp_path: 
     assert found[0].unreadable == [gone[2].name]
 
 
-def test_precision_is_bf16_only_where_it_is_native(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_precision_is_bf16_only_where_it_is_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     device = torch.device("cpu")
     assert resolve_precision("fp32", device) == "fp32"
     assert resolve_precision("bf16", device) == "bf16"
-    for capability, expected in (({"avx512_bf16": True}, "bf16"), ({"avx2": True}, "fp32")):
+    intel = {"cpu_name": "Intel Xeon", "avx512_bf16": True}
+    for capability, expected in (
+        ({"avx512_bf16": True}, "bf16"),
+        ({"avx2": True}, "fp32"),
+        (intel, "fp32"),
+        ({**intel, "amx_bf16": True}, "bf16"),
+    ):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda c=capability: c)
         assert resolve_precision("auto", device) == expected
 
