@@ -182,5 +182,5 @@ def _mean(values: list[float]) -> float | None:
 
 
 def _cause(error: ray.exceptions.RayError) -> str:
-    cause = getattr(error, "cause", None)
-    return first_line(cause if isinstance(cause, OSError) else error)
+    cause = getattr(error, "cause", None)  # of an error that was raised, not of a lost process
+    return first_line(cause if isinstance(cause, Exception) else error)

@@ -63,18 +63,21 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # torch's is overloaded
         """One step by the gradients, which every parameter must have."""
         weights, rest = self.param_groups
-        alike: dict[tuple[int, int], list[nn.Parameter]] = {}  # these are made orthogonal at once
+        alike: dict[torch.Size, list[Tensor]] = {}  # made orthogonal at once
         for value in weights["params"]:
-            alike.setdefault(tuple(value.flatten(1).shape), []).append(value)
+            alike.setdefault(_as_matrix(value).shape, []).append(value)
         for (rows, columns), values in alike.items():
-            steps = torch.stack([self._nesterov(value).flatten(1) for value in values])
+            steps = orthogonalise(torch.stack([_as_matrix(self._nesterov(v)) for v in values]))
             size = 0.2 * max(rows, columns) ** 0.5 * weights["lr"]
-            for value, step in zip(values, orthogonalise(steps), strict=True):
-                value.sub_(step.view_as(value), alpha=size)
+            updates = [
+                step.view(value.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
+                for value, step in zip(values, steps, strict=True)
+            ]
+            torch._foreach_sub_(values, updates, alpha=size)
         for value in rest["params"]:
             self._adam(value, rest["lr"])
 
-    def _nesterov(self, value: nn.Parameter) -> Tensor:
+    def _nesterov(self, value: Tensor) -> Tensor:
         assert value.grad is not None
         state = self.state[value]
         if not state:
@@ -83,7 +86,7 @@ class Muon(torch.optim.Optimizer):
         step: Tensor = value.grad.lerp(state["momentum"], self.momentum)
         return step
 
-    def _adam(self, value: nn.Parameter, lr: float) -> None:
+    def _adam(self, value: Tensor, lr: float) -> None:
         assert value.grad is not None
         state = self.state[value]
         if not state:
@@ -96,21 +99,34 @@ class Muon(torch.optim.Optimizer):
         value.sub_(mean / (square.sqrt() + self.epsilon), alpha=lr)
 
 
+def _as_matrix(weight: Tensor) -> Tensor:
+    """A convolution's weight as (filters, values); no copy where the weight is channels_last."""
+    return weight.permute(0, 2, 3, 1).flatten(1)
+
+
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
-    """The nearest matrices whose singular values are about 1, by Newton and Schulz's iteration.
+    """Matrices of the same singular vectors, whose singular values are about 1.
+
+    Newton and Schulz's iteration x <- (a + b xx' + c (xx')^2) x with the coefficients of Jordan et
+    al. 2024, after which all but the smallest singular values lie between 0.7 and 1.2. Its factors
+    commute, so that only the small xx' is iterated on.
 
     Args:
         matrices: (n, rows, columns).
-        steps: of the quintic iteration of Jordan et al. 2024, whose singular values end between
-            0.7 and 1.2.
+        steps: of the iteration.
     """
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    gram = x @ x.mT
+    identity = torch.eye(len(gram[0]), device=x.device, dtype=x.dtype)
+    product: Tensor = identity
     for _ in range(steps):
-        gram = x @ x.mT
-        x = 3.4445 * x + (2.0315 * gram @ gram - 4.7750 * gram) @ x
-    return x.mT if tall else x
+        factor = 3.4445 * identity - 4.7750 * gram + 2.0315 * gram @ gram
+        product = factor @ product
+        gram = factor @ gram @ factor
+    result: Tensor = product @ x
+    return result.mT if tall else result
 
 
 def learning_rate(config: OptimConfig, step: int, steps: int) -> float:

@@ -9,7 +9,10 @@ import torch
 from raydae import load
 from raydae.config import Config, ModelConfig
 from raydae.errors import UserError
+from raydae.images import cbsd68, scan
+from raydae.metrics import psnr, to_uint8
 from raydae.modelfile import (
+    RELEASED,
     ModelInfo,
     load_model,
     pack,
@@ -19,6 +22,8 @@ from raydae.modelfile import (
     unpack_optimizer,
 )
 from raydae.models import build
+from raydae.noise import evaluation_noise
+from tests.conftest import draw
 
 INFO = ModelInfo(
     model=ModelConfig(),
@@ -98,3 +103,30 @@ def test_a_pickle_that_would_run_code_is_not_run(tmp_path: Path) -> None:
     with pytest.raises(pickle.UnpicklingError):
         unpack_optimizer(pack_optimizer({"state": Bomb()}))
     assert not (tmp_path / "ran").exists()
+
+
+def test_the_released_model_says_what_it_is() -> None:
+    assert RELEASED.stat().st_size < 10e6
+    _, info = load_model("released")
+    assert info.model.name == "unet"
+    config = Config.from_dict(info.config)
+    assert config.noise.range == (0, 55)
+    assert config.data.protocol == "cbsd68"
+    assert config.data.path is None, "anyone can train it again"
+    assert len(set(info.train_hashes)) == 400
+
+
+def test_the_released_model_takes_noise_away_and_leaves_the_rest() -> None:
+    denoise = load()
+    clean = draw(0, 70, 91)
+    for sigma, gain in ((15, 8), (50, 10)):
+        noisy = evaluation_noise(clean, sigma)
+        assert psnr(clean, to_uint8(denoise(noisy))) > psnr(clean, noisy * 255) + gain
+    assert psnr(clean, denoise(clean)) > 40
+
+
+def test_the_released_model_has_not_seen_cbsd68(bsds500: Path) -> None:
+    _, info = load_model("released")
+    images, _ = scan(cbsd68(bsds500))
+    assert len(images) == 68
+    assert not {file.sha256 for file in images} & {*info.train_hashes, *info.val_hashes}
