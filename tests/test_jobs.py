@@ -309,6 +309,7 @@ def test_a_recipe_and_fine_tuning_through_the_jobs(
 def test_the_number_of_workers_changes_nothing_but_rounding(runs: Path, photographs: Path) -> None:
     words = ["--storage", runs, "--data", photographs, "--config", "unet", "--precision", "fp32"]
     words += ["--model.width", "8", "--data.patch-size", "32", "--optim.warmup", "10"]
+    words += ["--batch-size", "16"]
     # An epoch is a step, so that history has the loss of each.
     words += ["--data.patches-per-image", "2", "--epochs", "50", "--val-images", "1"]
     losses = []
