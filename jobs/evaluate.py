@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from raydae import cli, console
-from raydae.config import Config, parse_sigma
+from raydae.config import parse_sigma
 from raydae.errors import UserError
 from raydae.images import evaluation_images, scan
 from raydae.runs import find_model
@@ -56,8 +56,7 @@ def main() -> int:
     from raydae.modelfile import load_model
 
     _, info = load_model(model)
-    trained_by = Config.from_dict(info.config).data.protocol
-    name, listed = evaluation_images(args.data, args.protocol, trained_by)
+    name, listed = evaluation_images(args.data, args.protocol, info.protocol)
     with console.counting(screen, "checking images") as progress:
         images, unreadable = scan(listed, progress)
     if not images:

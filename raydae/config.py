@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from raydae.errors import UserError
+from raydae.noise import VERSION as NOISE_VERSION
 
 Protocol = Literal["bsds500", "cbsd68"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -56,9 +57,17 @@ class NoiseConfig:
 
     sigma: str = "25"
     """Noise on the 0-255 scale: 25, or uniform 5:55."""
+    version: int = NOISE_VERSION
+    """Of how it is made; a run goes on with its own."""
 
     def __post_init__(self) -> None:
         parse_sigma(self.sigma, "noise.sigma")
+        if self.version != NOISE_VERSION:
+            raise UserError(
+                f"noise.version is {self.version}, and this raydae makes noise of version "
+                f"{NOISE_VERSION}: go on with the raydae that began the run, or begin a new one "
+                f"with --noise.version {NOISE_VERSION}"
+            )
 
     @property
     def range(self) -> tuple[float, float]:
@@ -168,7 +177,7 @@ class Config:
     seed: int = 0
     """Seed of the weights, the patches and the noise."""
     precision: Precision = "auto"
-    """Arithmetic; auto: bf16 where that is faster."""
+    """Arithmetic; auto: bf16 where faster."""
     threads: int | None = None
     """CPU threads of a worker; none: its share."""
 

@@ -38,7 +38,7 @@ from raydae.modelfile import (
     unpack_optimizer,
 )
 from raydae.models import build
-from raydae.noise import evaluation_noise
+from raydae.noise import SCALE, evaluation_noise
 from raydae.optim import average, learning_rate, loss_of, make_optimizer
 from raydae.restore import Denoiser, autocast, channels_last
 from raydae.runs import Checkpoints, Outcome, Progress, Status
@@ -229,7 +229,7 @@ class _Run:
         replaced = batch["unreadable"][:rows]
         self.unreadable.update(self.sets.train[number].name for number in replaced[replaced >= 0])
         clean = self._to_device(batch["clean"][:rows]).float() / 255
-        noisy = self._to_device(batch["noisy"][:rows]).float()
+        noisy = self._to_device(batch["noisy"][:rows]).float() / SCALE
 
         optim = self.config.optim
         for group in self.optimizer.param_groups:

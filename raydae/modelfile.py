@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from raydae.config import Config, ModelConfig
+from raydae.config import Config, ModelConfig, Protocol
 from raydae.errors import UserError
 from raydae.images import ImageSets
 from raydae.models import build
@@ -26,6 +26,8 @@ from raydae.storage import first_line, split_path
 
 FORMAT = 1  # of model files
 RELEASED = Path(__file__).parent / "weights" / "unet.safetensors"
+# What reading a file of anything else may raise.
+BAD_CONTENT = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError)
 Weights = dict[str, Tensor]
 
 
@@ -46,6 +48,12 @@ class ModelInfo:
     """Epochs it was trained for."""
     val_psnr: float | None
     """On the validation images, dB."""
+
+    @property
+    def protocol(self) -> Protocol:
+        """The protocol of BSDS500 that it was trained by."""
+        cbsd68 = self.config.get("data", {}).get("protocol") == "cbsd68"
+        return "cbsd68" if cbsd68 else "bsds500"
 
 
 def pack(weights: Weights, metadata: dict[str, str] | None = None) -> bytes:
@@ -102,7 +110,9 @@ def load_model(path: str | Path) -> tuple[nn.Module, ModelInfo]:
     Raises:
         UserError: there is no such file, or it is not a model of raydae.
     """
-    folder, name = split_path(RELEASED if path == "released" else path)
+    if path == "released":
+        path = RELEASED
+    folder, name = split_path(path)
     try:
         data = folder.read(name)
     except (OSError, pa.ArrowInvalid) as error:
@@ -116,11 +126,12 @@ def load_model(path: str | Path) -> tuple[nn.Module, ModelInfo]:
         for hashes in ("train_hashes", "val_hashes"):
             values[hashes] = tuple(values[hashes])
         info = ModelInfo(**values)
+        info.protocol  # noqa: B018  # a configuration that is none raises here
         network = build(info.model)
         network.load_state_dict(unpack(data))
     except UserError:
         raise
-    except (ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
+    except BAD_CONTENT as error:
         raise UserError(
             f"{path} is not a model of raydae ({first_line(error)}); "
             "give a model.safetensors that jobs/train.py wrote"

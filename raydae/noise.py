@@ -1,13 +1,23 @@
 """Additive white Gaussian noise. Sigma is always on the 0-255 scale, images on [0, 1]."""
 
+import functools
+from statistics import NormalDist
+
 import numpy as np
 from numpy.typing import NDArray
+
+VERSION = 1  # of how training noise is made: the same seed and version, the same noise
+SCALE = 4096  # of int16 pixels: from -8 to 8 in steps of a sixteenth of a grey level
 
 
 def add_noise(
     rng: np.random.Generator, clean: NDArray[np.uint8], sigma: float
-) -> NDArray[np.float32]:
-    """White Gaussian noise on an image, neither clipped nor rounded.
+) -> NDArray[np.int16]:
+    """White Gaussian noise on an image, neither clipped nor rounded to grey levels.
+
+    A normal number is the sum of two of half its variance, each looked up by 16 random bits: three
+    times as fast as numpy's, the same bits on every processor, and Gaussian to the tails: beyond 4
+    sigma 2 % too rare, beyond 5 a sixth, which is one number in five million, and none beyond 6.
 
     Args:
         rng: what the noise is drawn from.
@@ -15,12 +25,26 @@ def add_noise(
         sigma: standard deviation, 0-255 scale.
 
     Returns:
-        float32 of the same shape, on the [0, 1] scale but free to leave it.
+        int16 of the same shape: pixels on the [0, 1] scale, free to leave it, by `SCALE`.
     """
-    noisy = rng.standard_normal(clean.shape, dtype=np.float32)
-    noisy *= np.float32(sigma / 255)
-    noisy += clean * np.float32(1 / 255)
-    return noisy
+    size = clean.size
+    words: NDArray[np.uint64] = rng.bit_generator.random_raw(-(-size // 2))
+    bits = words.astype("<u8", copy=False).view("<u2")
+    halves = _half_normals().take(bits[: 2 * size], mode="clip")  # no index is out of range
+    noisy = halves[:size]
+    noisy += halves[size:]
+    noisy *= np.float32(sigma * SCALE / 255)
+    noisy += clean.reshape(-1) * np.float32(SCALE / 255)
+    return np.rint(noisy, out=noisy).astype(np.int16).reshape(clean.shape)
+
+
+@functools.cache
+def _half_normals() -> NDArray[np.float32]:
+    """The quantiles of a normal distribution of variance 1/2 in 2^16 equal parts."""
+    normal = NormalDist()
+    upper = np.array([normal.inv_cdf((i + 0.5) / 2**16) for i in range(2**15, 2**16)])
+    upper *= np.sqrt(0.5 / np.mean(upper**2))  # what is cut off at the ends is made up for
+    return np.concatenate([-upper[::-1], upper]).astype(np.float32)
 
 
 def evaluation_noise(clean: NDArray[np.uint8], sigma: float) -> NDArray[np.float32]:

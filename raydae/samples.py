@@ -136,7 +136,7 @@ class Samples:
             Arrays of n = rows * len(shares) rows:
             index: int64 (n,), `PADDING` where a row is only padding.
             clean: uint8 (n, patch, patch, 3), RGB.
-            noisy: float16, the same shape, on the [0, 1] scale but not clipped to it.
+            noisy: int16, the same shape: on the [0, 1] scale by `noise.SCALE`, and not clipped.
             unreadable: int32 (n,), the number of an image that could not be read and was
                 replaced, or -1.
 
@@ -146,7 +146,7 @@ class Samples:
         n = rows * len(shares)
         shape = (n, self.patch_size, self.patch_size, 3)
         indices, unreadable = np.full(n, PADDING, np.int64), np.full(n, -1, np.int32)
-        clean, noisy = np.zeros(shape, np.uint8), np.zeros(shape, np.float16)
+        clean, noisy = np.zeros(shape, np.uint8), np.zeros(shape, np.int16)
         for number, share in enumerate(shares):
             for row, index in enumerate(share, start=number * rows):
                 if index == share[0] or index % self.crops_per_visit == 0:
@@ -157,14 +157,14 @@ class Samples:
 
     def _sample(self, image: NDArray[np.uint8], index: int) -> tuple[NDArray[Any], NDArray[Any]]:
         rng, size = generator(self.seed, SAMPLE, index), self.patch_size
-        y = rng.integers(image.shape[0] - size + 1)
-        x = rng.integers(image.shape[1] - size + 1)
-        flip, turn = rng.integers(2), int(rng.integers(4))
+        down, right, side, level = rng.random(4).tolist()
+        y = int(down * (image.shape[0] - size + 1))
+        x = int(right * (image.shape[1] - size + 1))
+        flip, turn = divmod(int(side * 8), 4)
         low, high = self.sigma
-        sigma = low + (high - low) * rng.random()
         clean = image[y : y + size, x : x + size]
         clean = np.ascontiguousarray(np.rot90(clean[:, ::-1] if flip else clean, turn))
-        return clean, add_noise(rng, clean, sigma)
+        return clean, add_noise(rng, clean, low + (high - low) * level)
 
     def _visit(self, visit: int) -> tuple[NDArray[np.uint8], int]:
         """The image of a visit, and the number of one that it stands in for, or -1.

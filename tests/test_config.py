@@ -132,3 +132,8 @@ def test_a_batch_feeds_only_so_many_workers() -> None:
     check_workers(None, Config())
     with pytest.raises(UserError, match="8 workers at most"):
         check_workers((1, 9), Config())
+
+
+def test_a_run_with_noise_of_another_version_is_not_continued() -> None:
+    with pytest.raises(UserError, match="noise of version 1"):
+        NoiseConfig(version=2)

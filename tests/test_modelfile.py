@@ -110,7 +110,7 @@ def test_the_released_model_says_what_it_is() -> None:
     _, info = load_model("released")
     assert info.model.name == "unet"
     config = Config.from_dict(info.config)
-    assert config.noise.range == (0, 55)
+    assert config.noise.sigma == "0:55"
     assert config.data.protocol == "cbsd68"
     assert config.data.path is None, "anyone can train it again"
     assert len(set(info.train_hashes)) == 400

@@ -11,6 +11,7 @@ import pytest
 from raydae.config import Config
 from raydae.errors import UserError
 from raydae.images import ImageSets, find_images, read_image
+from raydae.noise import SCALE
 from raydae.samples import PADDING, Samples, Schedule, UnreadableError, shares
 from tests.conftest import draw_folder
 
@@ -47,7 +48,7 @@ def test_what_a_block_holds(samples: Samples) -> None:
     assert block["index"].tolist() == [*range(6), PADDING, PADDING, *range(8, 12), *[PADDING] * 4]
     assert block["clean"].shape == block["noisy"].shape == (16, 16, 16, 3)
     assert block["clean"].dtype == np.uint8
-    assert block["noisy"].dtype == np.float16
+    assert block["noisy"].dtype == np.int16
     assert not block["clean"][block["index"] == PADDING].any()
     assert (block["unreadable"] == -1).all()
 
@@ -67,7 +68,7 @@ def test_a_patch_is_cut_from_an_image_and_turned(samples: Samples) -> None:
 
 def test_noise_has_its_level_and_is_another_for_every_sample(samples: Samples) -> None:
     block = samples.block([range(256)], 256)
-    noise = (block["noisy"].astype(np.float32) * 255 - block["clean"]).reshape(256, -1)
+    noise = (block["noisy"] / SCALE * 255 - block["clean"]).reshape(256, -1)
     assert noise.std() == pytest.approx(25, rel=0.01)
     assert abs(np.corrcoef(noise[::2].ravel(), noise[1::2].ravel())[0, 1]) < 0.02
     assert len({row.tobytes() for row in block["noisy"]}) == 256
@@ -75,7 +76,7 @@ def test_noise_has_its_level_and_is_another_for_every_sample(samples: Samples) -
 
 def test_a_range_of_sigma_is_drawn_uniformly_for_each_patch(samples: Samples) -> None:
     block = dataclasses.replace(samples, sigma=(5, 55)).block([range(512)], 512)
-    noise = block["noisy"].astype(np.float32) * 255 - block["clean"]
+    noise = block["noisy"] / SCALE * 255 - block["clean"]
     levels = noise.reshape(512, -1).std(axis=1)
     assert levels.min() < 8
     assert levels.max() > 52
