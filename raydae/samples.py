@@ -30,6 +30,7 @@ from raydae.noise import add_noise
 
 ORDER, SAMPLE = 0, 1  # what a generator is for: never share a stream between the two
 CACHE_BYTES = 512 * 2**20  # decoded images that a process keeps: BSDS500's training set has 93 MB
+PIXEL = "V3"  # three bytes that are copied as one, twice as fast
 PADDING = -1  # the index of a row that only fills up a share
 
 
@@ -152,19 +153,22 @@ class Samples:
                 if index == share[0] or index % self.crops_per_visit == 0:
                     image, replaced = self._visit(index // self.crops_per_visit)
                 indices[row], unreadable[row] = index, replaced
-                clean[row], noisy[row] = self._sample(image, index)
+                noisy[row] = self._sample(image, index, clean[row])
         return {"index": indices, "clean": clean, "noisy": noisy, "unreadable": unreadable}
 
-    def _sample(self, image: NDArray[np.uint8], index: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    def _sample(
+        self, image: NDArray[np.uint8], index: int, clean: NDArray[np.uint8]
+    ) -> NDArray[np.int16]:
+        """Writes a sample's clean patch into `clean`; returns the noisy one."""
         rng, size = generator(self.seed, SAMPLE, index), self.patch_size
         down, right, side, level = rng.random(4).tolist()
         y = int(down * (image.shape[0] - size + 1))
         x = int(right * (image.shape[1] - size + 1))
         flip, turn = divmod(int(side * 8), 4)
         low, high = self.sigma
-        clean = image[y : y + size, x : x + size]
-        clean = np.ascontiguousarray(np.rot90(clean[:, ::-1] if flip else clean, turn))
-        return clean, add_noise(rng, clean, low + (high - low) * level)
+        part = image.view(PIXEL)[y : y + size, x : x + size, 0]
+        clean.view(PIXEL)[..., 0] = _turned(part[:, ::-1] if flip else part, turn)
+        return add_noise(rng, clean, low + (high - low) * level)
 
     def _visit(self, visit: int) -> tuple[NDArray[np.uint8], int]:
         """The image of a visit, and the number of one that it stands in for, or -1.
@@ -194,6 +198,12 @@ class Samples:
                 return None
             _cache.put(file.uri, image)
         return image if image.shape == (file.height, file.width, 3) else None
+
+
+def _turned(part: NDArray[Any], turns: int) -> NDArray[Any]:
+    """A view, turned by quarters; np.rot90 does the same in the time that copying takes."""
+    turned = (part, part.T[::-1], part[::-1, ::-1], part.T[:, ::-1])
+    return turned[turns]
 
 
 def shares(

@@ -12,7 +12,7 @@ from raydae.config import Config
 from raydae.errors import UserError
 from raydae.images import ImageSets, find_images, read_image
 from raydae.noise import SCALE
-from raydae.samples import PADDING, Samples, Schedule, UnreadableError, shares
+from raydae.samples import PADDING, Samples, Schedule, UnreadableError, _turned, shares
 from tests.conftest import draw_folder
 
 
@@ -64,6 +64,12 @@ def test_a_patch_is_cut_from_an_image_and_turned(samples: Samples) -> None:
             for version in turned
             for window in [np.lib.stride_tricks.sliding_window_view(image, (16, 16, 3))[:, :, 0]]
         )
+
+
+def test_turns_are_numpy_s() -> None:
+    part = np.arange(12).reshape(3, 4)
+    for turns in range(4):
+        np.testing.assert_array_equal(_turned(part, turns), np.rot90(part, turns))
 
 
 def test_noise_has_its_level_and_is_another_for_every_sample(samples: Samples) -> None:
