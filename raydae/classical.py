@@ -14,7 +14,7 @@ from skimage import restoration
 Image = NDArray[Any]
 Method = Callable[[Image, float], Image]
 """A denoiser: (HxWx3 on [0, 1], sigma on the 0-255 scale) to the same shape and scale."""
-TV_WEIGHT = 1.0  # by sigma; see `total_variation`
+TV_WEIGHT = 0.8  # by sigma; see `total_variation`
 
 
 def non_local_means(noisy: Image, sigma: float) -> Image:
@@ -74,7 +74,8 @@ def wavelet(noisy: Image, sigma: float) -> Image:
 def total_variation(noisy: Image, sigma: float) -> Image:
     """Total variation (Rudin, Osher and Fatemi 1992) by Chambolle's algorithm (2004).
 
-    Its documentation gives no weight for a known sigma.
+    Its documentation gives no weight for a known sigma. Of 0.6, 0.8 … 1.4 times sigma, 0.8 was the
+    best at 25 on training images of BSDS500, and within 0.2 dB of the best at 15 and 50.
 
     Args:
         noisy: HxWx3, floating point on the [0, 1] scale.
