@@ -77,10 +77,7 @@ def train_and_test(run: Run, launch: Launch, screen: Console) -> int:
     sets = run.sets or cli.find_images_for(run.config, screen)
 
     from raydae import cluster, trainer  # with torch, which takes seconds: bad input comes first
-    from raydae.modelfile import load_model
 
-    if run.config.init is not None and not run.progress.step:
-        load_model(run.config.init)  # a bad one is refused here rather than in every worker
     cluster.start_ray(asked, run.config.threads, launch.verbose)
     workers, word = cluster.choose_workers(asked, launch.use_gpu, run.config)
     if run.sets is None:  # not before all is known to be well: it deletes what --restart replaces

@@ -70,12 +70,34 @@ def parse_with_config(
     combined = _with_short_flags(dataclass(frozen=True, kw_only=True)(both))
     arguments = _parse(combined, description, argv, _fill(combined, config.to_dict()))
     values = dataclasses.asdict(arguments)
-    if values["init"] is not None:  # the workers are elsewhere
-        values["init"] = find_model(values["init"])
+    if values["init"] is not None:
+        values["init"] = find_model(values["init"])  # the workers are elsewhere
+        chosen = any(word.startswith(("--model", "--config")) for word in argv)
+        values["model"] = _network_of(values["init"], values["model"] if chosen else None)
     return (
         Config.from_dict({field.name: values[field.name] for field in dataclasses.fields(Config)}),
         launch(**{field.name: values[field.name] for field in dataclasses.fields(launch)}),  # type: ignore[arg-type]  # T is a dataclass
     )
+
+
+def _network_of(model: str, chosen: dict[str, Any] | None) -> dict[str, Any]:
+    """The network of a model file, which must be the one that was chosen, if one was."""
+    from raydae.modelfile import load_model  # with torch, which takes seconds
+
+    _, info = load_model(model)
+    network = dataclasses.asdict(info.model)
+    if chosen not in (None, network):
+        raise UserError(
+            f"--init {model} holds a {_describe(network)}, not a {_describe(chosen)}; leave "
+            "--config and the flags of the network out, or give those of the former"
+        )
+    return network
+
+
+def _describe(network: dict[str, Any]) -> str:
+    if network["name"] != "unet":
+        return str(network["name"])
+    return "unet of width {width}, {levels} levels and {blocks} blocks".format(**network)
 
 
 def _parse(cls: type[T], description: str, argv: Sequence[str] | None, default: T | None) -> T:

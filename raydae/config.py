@@ -92,6 +92,16 @@ class ModelConfig:
         _between("model.width", self.width, 4, 256)
         _between("model.levels", self.levels, 1, 5)
         _between("model.blocks", self.blocks, 1, 8)
+        if (deepest := self.width * 2 ** (self.levels - 1)) > 1024:
+            raise UserError(
+                f"unet would have {deepest} channels at its deepest level, and 1024 is the limit; "
+                "lower --model.width or --model.levels"
+            )
+
+    @property
+    def multiple(self) -> int:
+        """Pixels by which the height and width that the network takes must be divisible."""
+        return 2**self.levels if self.name == "unet" else 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +197,11 @@ class Config:
             raise UserError(f"seed must be below 2**32, not {self.seed}")
         if self.threads is not None:
             _at_least("threads", self.threads, 1)
+        if self.data.patch_size % self.model.multiple:
+            raise UserError(
+                f"data.patch_size ({self.data.patch_size}) must be a multiple of "
+                f"{self.model.multiple} for {self.model.name}; change it"
+            )
         if self.optim.micro_batch % self.data.crops_per_visit:
             raise UserError(
                 f"optim.micro_batch ({self.optim.micro_batch}) must be a multiple of "

@@ -192,7 +192,7 @@ def score_table(scores: Sequence[dict[str, Any]]) -> Table:
 
 
 def result_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """The test table: means over the images; seconds are those that an image took on a core."""
+    """The test table: means over the images; seconds: an image, on a core or a GPU."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     words = ["set", "method"]
     numbers = ["sigma", "images", "PSNR noisy", "PSNR", "gain", "SSIM noisy", "SSIM", "s/image"]

@@ -151,12 +151,9 @@ class _Run:
         if config.init is not None and not files:
             network, info = load_model(config.init)
             if info.model != config.model:
-                raise UserError(
-                    f"--init {config.init} is {info.model}, and the network is {config.model}; "
-                    "give the flags of the former"
-                )
+                raise UserError(f"{config.init} holds {info.model}, not {config.model}")
             self.progress.inherited = list(info.train_hashes)
-        self.network = channels_last(network, context.device)
+        self.network = channels_last(network, context.device).train()
         self.optimizer = make_optimizer(config.optim, self.network)
         # The network that is judged and kept: the averaged weights where there are such.
         self.judged = copy.deepcopy(self.network) if config.optim.ema else self.network

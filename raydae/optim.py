@@ -144,7 +144,7 @@ def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
 def average(averaged: nn.Module, network: nn.Module, decay: float, step: int) -> None:
     """Moves averaged weights (Polyak and Juditsky 1992) towards the network's after a step.
 
-    The decay grows from 0.18 to its value, so that the random weights of the beginning are soon
+    The decay grows from 0.1 to its value, so that the random weights of the beginning are soon
     forgotten.
     """
     decay = min(decay, (1 + step) / (10 + step))

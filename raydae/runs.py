@@ -233,7 +233,9 @@ def open_run(folder: Folder, config: Config, restart: bool = False, kind: str = 
             f"{folder} holds no run that can be read ({first_line(error)}); choose another --name"
         ) from None
     progress = found[0] if found else Progress()
-    grown = old.override({"optim.epochs": max(old.optim.epochs, config.optim.epochs)})
+    grown = old
+    if old.optim.schedule == "constant":  # another schedule has come to its end with the epochs
+        grown = old.override({"optim.epochs": max(old.optim.epochs, config.optim.epochs)})
     if changes := differences(grown, config):
         raise UserError(
             f"{folder.name} was begun with another configuration ({'; '.join(changes)}); leave "

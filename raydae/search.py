@@ -116,9 +116,7 @@ class Search:
         self.samples, self.workers = samples, workers
         self.problem: UserError | None = None
         self.space = Space.parse(settings.space, config)
-        for dimension in self.space.dimensions:
-            for value in dimension.corners:
-                self._check({dimension.name: value})
+        self.space.corners(self._check)
         self.trials = [] if restart else _read_trials(folder)
         self._sampler = _Sampler(settings.method, self.space, config, self.trials)
 
@@ -190,7 +188,10 @@ class Search:
         if not self.settings.early_stopping:
             return FIFOScheduler()
         epochs = self.config.optim.epochs
-        steps = Schedule.of(self.config, len(self.sets.train)).steps
+        steps = min(
+            Schedule.of(self.config.override(changes), len(self.sets.train)).steps
+            for changes in self.space.corners(self._check)
+        )
         scheduler = _Asha(
             {trial.number: list(trial.history) for trial in self.trials},
             time_attr="epoch",

@@ -11,7 +11,7 @@ is what was trained with.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast, get_args
 
@@ -20,6 +20,7 @@ from raydae.errors import UserError
 from raydae.samples import generator
 
 ATTEMPTS = 100  # to draw values that go together
+FIXED = ("optim.epochs", "data.path", "data.protocol", "threads", "init", "noise.version")
 SEARCH = 2  # what a generator is for, beside ORDER and SAMPLE of raydae.samples
 Kind = Literal["log", "uniform", "int", "range", "choice"]
 Value = str | int | float
@@ -97,7 +98,7 @@ class Space:
 
         Args:
             texts: one for each setting.
-            config: what is not searched; every end of the space must go with it.
+            config: what is not searched; every end of the space must go with it and some others.
 
         Raises:
             UserError: a name that does not exist, a range that is none, or a value out of bounds.
@@ -109,13 +110,37 @@ class Space:
         for dimension in dimensions:
             if names.count(dimension.name) > 1:
                 raise UserError(f"--space: {dimension.name} is given twice")
-            if dimension.name in ("optim.epochs", "data.path", "data.protocol", "threads") or (
-                dimension.name.startswith("validation.")
-            ):
+            if dimension.name in FIXED or dimension.name.startswith("validation."):
                 raise UserError(f"--space: {dimension.name} must be the same for every trial")
+        space = cls(dimensions)
+        space.corners(config.override)
+        return space
+
+    def corners(self, check: Callable[[dict[str, Value]], object]) -> list[dict[str, Value]]:
+        """Changes to a configuration that bring in each end of each dimension, alone if that goes.
+
+        Args:
+            check: raises UserError where changes do not go with the configuration.
+
+        Raises:
+            UserError: an end that goes with none of a hundred draws of the others.
+        """
+        found = []
+        for dimension in self.dimensions:
             for value in dimension.corners:
-                config.override({dimension.name: value})
-        return cls(dimensions)
+                changes = {dimension.name: value}
+                draws = [{}, *(self.sample(0, number) for number in range(ATTEMPTS))]
+                problems = []
+                for draw in draws if len(self.dimensions) > 1 else draws[:1]:
+                    try:
+                        check(draw | changes)
+                        found.append(draw | changes)
+                        break
+                    except UserError as error:
+                        problems.append(error)
+                else:
+                    raise problems[0]
+        return found
 
     def draw(self, drawing: Drawing) -> dict[str, Value]:
         """A value for each setting, by its dotted name."""

@@ -19,6 +19,13 @@ def test_each_takes_noise_away(method: str, sigma: float) -> None:
     assert psnr(clean, to_uint8(denoised)) > psnr(clean, to_uint8(noisy)) + 3
 
 
+@pytest.mark.parametrize("method", ["nl-means", "wavelet", "tv"])
+def test_what_cannot_be_denoised_comes_back(method: str) -> None:
+    for shape, sigma in (((40, 30, 3), 0), ((8, 8, 3), 25), ((1, 1, 3), 25)):
+        noisy = np.random.default_rng(0).random(shape, np.float32)
+        np.testing.assert_array_equal(classical.available()[method](noisy, sigma), noisy)
+
+
 def test_bm3d_only_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert list(classical.available()) == ["nl-means", "wavelet", "tv"]

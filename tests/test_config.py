@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -132,6 +133,20 @@ def test_a_batch_feeds_only_so_many_workers() -> None:
     check_workers(None, Config())
     with pytest.raises(UserError, match="8 workers at most"):
         check_workers((1, 9), Config())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"data.patch_size": 40},
+        {"model.name": "unet", "data.patch_size": 20},
+        {"model.name": "unet", "model.levels": 5, "data.patch_size": 16},
+        {"model.width": 256, "model.levels": 4},
+    ],
+)
+def test_a_network_that_no_patch_fits_or_no_machine_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(UserError):
+        Config().override(changes)
 
 
 def test_a_run_with_noise_of_another_version_is_not_continued() -> None:

@@ -301,7 +301,7 @@ def test_a_recipe_and_fine_tuning_through_the_jobs(
     finish(job("denoise", "--model", model, source, "--out", tmp_path, "--ensemble"))
     assert len(list(tmp_path.glob("*.png"))) == 1
 
-    train(runs, photographs, "tuned", *small[:6], "--init", str(model), "--lr", "1e-5")
+    train(runs, photographs, "tuned", "--init", str(model), "--lr", "1e-5", "--sigma", "0:55")
     untrained, tuned = (history(runs / name)[0]["loss"] for name in ("unet", "tuned"))
     assert tuned < untrained
 
@@ -350,6 +350,8 @@ def test_a_demonstration(one_worker: Path, tmp_path: Path) -> None:
         ("train", ["--data", "{data}", "--lrr", "1"], "--lr"),
         ("train", ["--data", "{data}", "--init", "{here}/none"], "cannot be read"),
         ("train", ["--data", "{data}", "--model", "unet", "--model.levels", "9"], "from 1 to 5"),
+        ("train", ["--data", "{data}", "--model", "dae", "--init", "released"], "holds a unet"),
+        ("train", ["--data", "{data}", "--data.patch-size", "40"], "must be a multiple of 16"),
         ("evaluate", ["--model", "{data}/train/002.png", "--data", "{data}"], "not a model"),
         ("evaluate", ["--model", "{here}/none", "--data", "{data}"], "cannot be read"),
         ("evaluate", ["--data", "{data}", "--out", "x.txt"], ".json or .csv"),

@@ -280,4 +280,21 @@ def test_fine_tuning_starts_from_weights_and_remembers_their_images(
     other = gentle.override({"model.name": "unet"})
     outcome = run(other, sets, tmp_path / "third")
     assert outcome.status == "failed"
-    assert "give the flags of the former" in outcome.message
+    assert "holds ModelConfig(name='dae'" in outcome.message
+
+
+def test_fine_tuning_trains_batch_statistics_too_and_resumes_exactly(
+    config: Config, sets: ImageSets, tmp_path: Path
+) -> None:
+    run(config, sets, tmp_path / "first")
+    start = tmp_path / "first" / "last.safetensors"
+    config = config.override({"init": str(start), "seed": 1})
+    run(config, sets, tmp_path / "whole")
+    assert run(config, sets, tmp_path / "parts", tell=StopAfter(3)).status == "stopped"
+    assert run(config, sets, tmp_path / "parts").status == "finished"
+    before, whole, parts = (
+        unpack((tmp_path / name / "last.safetensors").read_bytes())
+        for name in ("first", "whole", "parts")
+    )
+    assert all(torch.equal(value, parts[name]) for name, value in whole.items())
+    assert not torch.equal(whole["layers.1.running_mean"], before["layers.1.running_mean"])

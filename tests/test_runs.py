@@ -110,6 +110,15 @@ def test_epochs_may_grow_but_not_shrink(folder: Folder, config: Config, sets: Im
         open_run(folder, config)
 
 
+def test_a_schedule_that_has_an_end_cannot_grow(
+    folder: Folder, config: Config, sets: ImageSets
+) -> None:
+    config = config.override({"optim.schedule": "cosine"})
+    open_run(folder, config).begin(sets)
+    with pytest.raises(UserError, match=r"optim\.epochs: 2, now 5"):
+        open_run(folder, config.override({"optim.epochs": 5}))
+
+
 def test_restart_clears_the_folder_but_not_before_the_new_run_begins(
     folder: Folder, config: Config, sets: ImageSets
 ) -> None:

@@ -149,6 +149,16 @@ def test_asha_knows_what_was_reached_before(
         assert scheduler.on_trial_result(None, new, {"epoch": 1, "score": score}) == decision
 
 
+def test_no_trial_is_judged_before_its_steps_are_enough(
+    config: Config, sets: ImageSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(raydae.search, "GRACE_STEPS", 4)
+    settings = dataclasses.replace(SETTINGS, space=("optim.batch_size=8,16",))
+    search = Search(Folder.of(tmp_path), config, sets, settings, 5)  # 4 or 2 steps an epoch
+    scheduler: Any = search._scheduler()
+    assert scheduler._grace_period == 2
+
+
 def test_a_trial_that_goes_on_is_not_judged_again(
     config: Config, sets: ImageSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,18 @@ def test_a_configuration_is_found_in_the_space(
         assert list(space.draw(Fixed(parameters)).values()) == [drawn]
 
 
+def test_ends_that_go_together_with_some_of_the_others_are_a_space() -> None:
+    texts = ["optim.optimizer=adam,adamw", "optim.weight_decay=0,0.01"]
+    assert parse(*texts).corners(Config().override)[-1] == {
+        "optim.optimizer": "adamw",
+        "optim.weight_decay": 0.01,
+    }
+    with pytest.raises(UserError, match="is for --optim"):
+        parse(texts[1])
+    with pytest.raises(UserError, match="is for --optim"):
+        parse(texts[1], "optim.lr=1e-3,1e-4")
+
+
 def test_integers_choices_and_ranges() -> None:
     texts = [
         "data.patches_per_image=int:1:3",
