@@ -71,7 +71,7 @@ def test_the_level_that_fits_wins_not_the_least_noise(
 
     monkeypatch.setattr(loop, "build", build)
     base = config.override(
-        {"validation.sigma": "25", "optim.lr": 0.005, "data.patches_per_image": 64}
+        {"validation.sigma": "25", "optim.lr": 0.003, "data.patches_per_image": 256}
     )
     levels = Settings(space=("noise.sigma=5,25,75",), method="random", early_stopping=True)
     search = Search(Folder.of(tmp_path), base, sets, levels, 3)
