@@ -154,9 +154,18 @@ def test_no_trial_is_judged_before_its_steps_are_enough(
 ) -> None:
     monkeypatch.setattr(raydae.search, "GRACE_STEPS", 4)
     settings = dataclasses.replace(SETTINGS, space=("optim.batch_size=8,16",))
+    config = config.override({"optim.epochs": 4})
     search = Search(Folder.of(tmp_path), config, sets, settings, 5)  # 4 or 2 steps an epoch
-    scheduler: Any = search._scheduler()
-    assert scheduler._grace_period == 2
+    for score in (20.0, 21.0, 22.0):
+        trial = search.next_trial()
+        trial.status = "stopped"
+        records = [{"val_psnr": score, "epoch": epoch, "seconds": 1.0} for epoch in (1, 2)]
+        trial.history = records
+    scheduler = search._scheduler()
+    poor = SimpleNamespace(trial_id="poor", config={"number": 9})
+    scheduler.on_trial_add(None, poor)
+    for epoch, decision in ((1, "CONTINUE"), (2, "STOP")):
+        assert scheduler.on_trial_result(None, poor, {"epoch": epoch, "score": 10.0}) == decision
 
 
 def test_a_trial_that_goes_on_is_not_judged_again(
