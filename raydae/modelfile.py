@@ -52,7 +52,7 @@ class ModelInfo:
     @property
     def protocol(self) -> Protocol:
         """The protocol of BSDS500 that it was trained by."""
-        cbsd68 = self.config.get("data", {}).get("protocol") == "cbsd68"
+        cbsd68 = self.config["data"].get("protocol") == "cbsd68"
         return "cbsd68" if cbsd68 else "bsds500"
 
 
@@ -122,11 +122,12 @@ def load_model(path: str | Path) -> tuple[nn.Module, ModelInfo]:
         values = json.loads(header["__metadata__"]["raydae"])
         if values.pop("format") != FORMAT:
             raise UserError(f"{path} was written by another version of raydae")
+        if not isinstance(values["config"].get("data"), dict):
+            raise TypeError("its configuration is none")
         values["model"] = ModelConfig(**values["model"])
         for hashes in ("train_hashes", "val_hashes"):
             values[hashes] = tuple(values[hashes])
         info = ModelInfo(**values)
-        info.protocol  # noqa: B018  # a configuration that is none raises here
         network = build(info.model)
         network.load_state_dict(unpack(data))
     except UserError:

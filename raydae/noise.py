@@ -17,7 +17,7 @@ def add_noise(
 
     A normal number is the sum of two of half its variance, each looked up by 16 random bits: three
     times as fast as numpy's, the same bits on every processor, and Gaussian to the tails: beyond 4
-    sigma 2 % too rare, beyond 5 a sixth, which is one number in five million, and none beyond 6.
+    sigma 2 % too rare, beyond 5 a sixth, which is one number in ten million; none beyond 6.2.
 
     Args:
         rng: what the noise is drawn from.

@@ -22,6 +22,7 @@ import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -269,8 +270,12 @@ class Search:
     @property
     def best(self) -> Trial | None:
         """The trial of the highest validation PSNR among those that did not fail, or none."""
-        judged = [t for t in self.trials if t.best is not None and t.status != "failed"]
-        return max(judged, key=lambda trial: trial.best["val_psnr"], default=None)  # type: ignore[index]
+        judged = [
+            (best["val_psnr"], trial)
+            for trial in self.trials
+            if trial.status != "failed" and (best := trial.best) is not None
+        ]
+        return max(judged, key=lambda pair: pair[0], default=(0, None))[1]
 
     def write_best(self) -> Trial:
         """Writes the best trial's configuration, threads and precision resolved, and its model.
@@ -618,8 +623,8 @@ class _Scribe(ray.tune.Callback):  # type: ignore[misc]  # Ray ships no types
         known.status, known.heals = "failed", True
         known.message = f"its process failed {MOST_FAILURES + 1} times"
         if trial.error_file:
-            with open(trial.error_file, encoding="utf-8") as file:  # noqa: PTH123
-                lines = [line for line in file.read().splitlines() if line.strip()]
+            text = Path(trial.error_file).read_text(encoding="utf-8")
+            lines = [line for line in text.splitlines() if line.strip()]
             known.message += f"; the last time: {lines[-1].strip()}" if lines else ""
         self._note(trial, over=True)
 

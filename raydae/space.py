@@ -10,10 +10,13 @@ The names are those of the configuration. A number is drawn to four digits, so t
 is what was trained with.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast, get_args
+
+import numpy as np
 
 from raydae.config import Config, flatten
 from raydae.errors import UserError
@@ -129,9 +132,10 @@ class Space:
         for dimension in self.dimensions:
             for value in dimension.corners:
                 changes = {dimension.name: value}
-                draws = [{}, *(self.sample(0, number) for number in range(ATTEMPTS))]
+                others = range(ATTEMPTS if len(self.dimensions) > 1 else 0)
+                draws = (self.sample(0, number) for number in others)
                 problems = []
-                for draw in draws if len(self.dimensions) > 1 else draws[:1]:
+                for draw in itertools.chain([{}], draws):
                     try:
                         check(draw | changes)
                         found.append(draw | changes)
@@ -191,17 +195,16 @@ class _QuasiRandom:
     """
 
     def __init__(self, seed: int, number: int, attempt: int, coordinates: int) -> None:
+        if attempt:
+            rng = generator(seed, SEARCH, number * ATTEMPTS + attempt)
+            self._point = iter(rng.uniform(size=coordinates))
+            return
         ratio = 2.0  # the root of x^(d+1) = x + 1: the golden ratio where d = 1
         for _ in range(60):
             ratio = (1 + ratio) ** (1 / (coordinates + 1))
+        steps = number * ratio ** -np.arange(1.0, coordinates + 1)
         shifts = generator(seed, SEARCH, 0).uniform(size=coordinates)
-        steps = [ratio ** -(axis + 1) for axis in range(coordinates)]
-        point = [(shift + number * step) % 1 for shift, step in zip(shifts, steps, strict=True)]
-        if attempt:
-            point = list(
-                generator(seed, SEARCH, number * ATTEMPTS + attempt).uniform(size=coordinates)
-            )
-        self._point = iter(point)
+        self._point = iter((shifts + steps) % 1)
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
         part = float(next(self._point))

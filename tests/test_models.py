@@ -75,3 +75,10 @@ def test_the_unet_predicts_noise_for_any_size_it_can_halve(
     assert network.tail.bias is not None
     nn.init.zeros_(network.tail.bias)
     assert torch.equal(network(noisy), noisy)
+
+
+@pytest.mark.parametrize(
+    "config", [ModelConfig(), ModelConfig(name="unet"), ModelConfig(name="unet", levels=2)]
+)
+def test_a_configuration_knows_what_its_network_takes(config: ModelConfig) -> None:
+    assert build(config).multiple == config.multiple
