@@ -15,20 +15,40 @@ class Channel:
         self._status: Status | None = None
         self._outcome: Outcome | None = None
         self._stop = False
-        self._problem = ""
+        self._workers: list[str] = []
+        self._complaints: dict[int, str] = {}
+        self._incidents: list[str] = []
         self._saved, self._starts = -1, 0
 
-    def begin(self) -> Outcome | None:
-        """The workers start; an outcome where they have done so too often."""
+    def begin(self, workers: list[str]) -> Outcome | None:
+        """The workers start, in order of rank; an outcome where they have done so too often."""
         self._starts += 1
-        problem, self._problem = self._problem, ""
+        if self._workers:
+            self._incidents.append(self._incident(len(workers)))
+        self._workers, self._complaints = workers, {}
         if self._starts <= MOST_STARTS:
             return None
         return Outcome(
             "failed",
             f"the workers died {MOST_STARTS} times without a new checkpoint; the last time: "
-            f"{problem or 'without a word (killed, or out of memory)'}",
+            f"{self._incidents[-1]}",
         )
+
+    def _incident(self, now: int) -> str:
+        """What ended the workers before these: those who lost a peer can say so, the peer not."""
+        before = len(self._workers)
+        if now != before and not self._complaints:
+            return f"{now} workers instead of {before}"
+        silent = [
+            f"worker {rank} on {place}"
+            for rank, place in enumerate(self._workers)
+            if rank not in self._complaints
+        ]
+        said = [f"worker {rank}: {words}" for rank, words in self._complaints.items()]
+        if not silent:
+            return said[0]
+        lost = f"{', '.join(silent)} died or hung without a word (killed, or out of memory)"
+        return "; ".join([lost, *said[:1]])
 
     def tell(self, status: Status) -> bool:
         """Where the run is; returns whether it should stop."""
@@ -37,17 +57,21 @@ class Channel:
             self._saved, self._starts = status.saved, min(self._starts, 1)
         return self._stop
 
-    def complain(self, problem: str) -> None:
-        """What a worker is about to die of; the first to say so knows, the others lost a peer."""
-        self._problem = self._problem or problem
+    def complain(self, rank: int, problem: str) -> None:
+        """What a worker is about to die of."""
+        self._complaints.setdefault(rank, problem)
 
     def end(self, outcome: Outcome) -> None:
         """How the run ended."""
         self._outcome = outcome
 
-    def look(self) -> tuple[Status | None, Outcome | None, str]:
-        """For the driver: the latest status, the outcome once there is one, the last problem."""
-        return self._status, self._outcome, self._problem
+    def look(self) -> tuple[Status | None, Outcome | None, list[str]]:
+        """For the driver: the latest status, the outcome once there is one, what went wrong."""
+        return self._status, self._outcome, self._incidents
+
+    def last_words(self) -> str:
+        """What the workers said that are there no more; empty: nothing."""
+        return "; ".join(f"worker {rank}: {words}" for rank, words in self._complaints.items())
 
     def stop(self) -> None:
         """Asks the run to write a checkpoint and stop."""

@@ -16,7 +16,6 @@ TAGS = {
     "val_psnr": "validation/psnr_db",
     "val_ssim": "validation/ssim",
     "patches_per_s": "speed/patches_per_s",
-    "waited_for_data_s": "speed/waited_for_data_s",
     "lr": "optim/lr",
 }
 
@@ -59,6 +58,10 @@ class Events:
                 for key, tag in TAGS.items()
                 if record[key] is not None
             ]
+            for rank, worker in enumerate(record["by_worker"]):
+                for key in ("waited_for_data_s", "computed_s"):
+                    tag = f"{key}/worker_{rank}"
+                    values.append(Summary.Value(tag=tag, simple_value=worker[key]))
             event = Event(step=record["epoch"], summary=Summary(value=values))
             event.wall_time = record["time"]
             self._writer.add_event(event)

@@ -29,6 +29,7 @@ from raydae.errors import UserError
 from raydae.images import ImageSets, read_image, spread_over
 from raydae.metrics import psnr, ssim, to_uint8
 from raydae.modelfile import (
+    BAD_CONTENT,
     Weights,
     load_model,
     model_of,
@@ -48,6 +49,8 @@ from raydae.storage import Folder, first_line
 Batch = Mapping[str, NDArray[Any]]
 AGREE_SECONDS = 0.5  # between two agreements of the workers; a stop waits no longer than that
 MOST_STEPS = 64  # likewise
+LOOK_SECONDS = 5.0  # between two looks for machines about to go
+HASTY_SECONDS = 15.0  # between two checkpoints while one is
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,10 @@ class Context:
     """CPU threads for torch; none: as torch has them."""
     tell: Callable[[Status], bool] = lambda status: False
     """Called on rank 0 at every agreement; True asks the run to stop."""
+    preempted: Callable[[], bool] = lambda: False
+    """Called on all ranks now and then: whether a machine is about to be taken away."""
+    place: str = ""
+    """Which machine this is, for the history."""
 
     def total(self, values: Tensor) -> Tensor:
         """The sum over all workers, in place; float64, any shape."""
@@ -118,6 +125,9 @@ def train(
     Raises:
         RuntimeError: the stream brought other samples than the step's.
     """
+    # Filters that have died leave numbers below 1e-38 in Muon's products, which a CPU multiplies
+    # fifty times more slowly. Before the first of torch's threads starts, which inherits it.
+    torch.set_flush_denormal(True)
     if context.threads is not None:
         torch.set_num_threads(context.threads)
     try:
@@ -125,6 +135,44 @@ def train(
     except UserError as error:
         return Outcome("failed", str(error))
     return run.train(batches, checkpoint_minutes * 60)
+
+
+class _Seconds:
+    """What a worker's time goes into: the slowest worker is the one that computes longest.
+
+    What is neither waiting for data nor computing is waiting for the other workers' gradients. On a
+    GPU the time is the GPU's, which the CPU runs ahead of.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.cuda = device.type == "cuda"
+        self.waiting, self.computing = 0.0, 0.0
+        self._spans: list[tuple[Any, Any]] = []
+
+    def now(self) -> Any:
+        """A moment on the worker's device."""
+        if not self.cuda:
+            return time.monotonic()
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch's
+        event.record()
+        return event
+
+    def add(self, start: Any, end: Any) -> None:
+        """Counts a span of computing between two moments."""
+        if self.cuda:
+            self._spans.append((start, end))
+        else:
+            self.computing += end - start
+
+    def settle(self) -> None:
+        """Counts what a GPU has computed; call it where the CPU has waited for it anyway."""
+        self.computing += sum(start.elapsed_time(end) / 1000 for start, end in self._spans)
+        self._spans = []
+
+    def record(self, place: str) -> dict[str, Any]:
+        """For the history."""
+        waiting, computing = round(self.waiting, 3), round(self.computing, 3)
+        return {"place": place, "waited_for_data_s": waiting, "computed_s": computing}
 
 
 class _Run:
@@ -139,9 +187,12 @@ class _Run:
         self.best: Weights | None = None if best is None else unpack(best)
         self.step = self.progress.step  # steps done, those not yet agreed on included
         self.saved_step = self.step
+        self.saved_at = self.looked_at = time.monotonic()
+        self.preempted = False
         self.losses: list[Tensor] = []  # of these; each this worker's part
         self.unreadable = set(self.progress.unreadable)
-        self.epoch_started, self.waited_s, self.epoch_first_step = time.monotonic(), 0.0, self.step
+        self.epoch_started, self.epoch_first_step = time.monotonic(), self.step
+        self.seconds = _Seconds(context.device)
 
         # A run that was begun in bf16 goes on in bf16, whatever this machine would choose.
         self.precision = self.progress.config.get("precision") or self._agree_on_precision()
@@ -160,16 +211,19 @@ class _Run:
         if files:
             try:
                 self.network.load_state_dict(unpack(files["model.safetensors"]))
-                self.optimizer.load_state_dict(unpack_optimizer(files["optimizer.pt"]))
+                self.optimizer.load_state_dict(unpack_optimizer(files["optimizer.safetensors"]))
                 if config.optim.ema:
                     self.judged.load_state_dict(unpack(files["averaged.safetensors"]))
-            except (RuntimeError, ValueError, LookupError) as error:
+            except BAD_CONTENT as error:
                 raise UserError(
                     f"{self.checkpoints.folder} holds checkpoints of another network "
                     f"({first_line(error)}); choose another --name, or begin anew with --restart"
                 ) from None
         self.forward: nn.Module = self.network
+        self.computed: Any = None  # when this worker's own gradients of a step were ready
         if context.workers > 1:
+            first = next(self.network.parameters())  # whose gradient comes last
+            first.register_post_accumulate_grad_hook(self._on_last_gradient)  # type: ignore[no-untyped-call]  # torch's
             self.forward = DistributedDataParallel(self.network, gradient_as_bucket_view=True)
 
     def train(self, batches: Callable[[int], Iterator[Batch]], checkpoint_s: float) -> Outcome:
@@ -177,11 +231,11 @@ class _Run:
         progress, schedule = self.progress, self.schedule
         stream = batches(self.step)
         agree_at = self.step + 1  # soon: the first step shows how long the others will take
-        agreed = saved = time.monotonic()
+        agreed = self.saved_at
         while self.step < schedule.steps:
-            waiting = time.monotonic()
+            before = time.monotonic()
             batch = next(stream)
-            self.waited_s += time.monotonic() - waiting
+            self.seconds.waiting += time.monotonic() - before
             self._train_step(batch)
             epoch_ends = self.step == schedule.end_of_epoch(schedule.epoch_of(self.step - 1))
             if self.step < agree_at and not epoch_ends:
@@ -189,7 +243,7 @@ class _Run:
 
             now = time.monotonic()
             gap = min(max(int(AGREE_SECONDS * len(self.losses) / (now - agreed)), 1), MOST_STEPS)
-            stop, save, gap, losses = self._agree(now - saved > checkpoint_s, gap)
+            stop, save, gap, losses = self._agree(checkpoint_s, gap)
             for step, loss in enumerate(losses, start=progress.step + 1):
                 if not math.isfinite(loss):
                     return self._diverged(step, loss)
@@ -205,10 +259,10 @@ class _Run:
                     return self._diverged(self.step, math.nan)
                 if (problem := self._on_rank_0(self._save)) is not None:
                     return Outcome("failed", problem)
-                saved, self.saved_step = time.monotonic(), self.step
+                self.saved_at, self.saved_step = time.monotonic(), self.step
             if epoch_ends:
-                self.epoch_started, self.waited_s = time.monotonic(), 0.0
-                self.epoch_first_step = self.step
+                self.epoch_started, self.epoch_first_step = time.monotonic(), self.step
+                self.seconds = _Seconds(self.context.device)
             if stop and self.step < schedule.steps:
                 return Outcome("stopped")
             agreed, agree_at = time.monotonic(), self.step + gap
@@ -228,6 +282,7 @@ class _Run:
         clean = self._to_device(batch["clean"][:rows]).float() / 255
         noisy = self._to_device(batch["noisy"][:rows]).float() / SCALE
 
+        started = self.seconds.now()
         optim = self.config.optim
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(optim, self.step, self.schedule.steps)
@@ -237,6 +292,9 @@ class _Run:
         # Each share weighs by its rows, and DDP's mean over the workers becomes a sum.
         loss = loss_of(optim.loss, denoised.float(), clean) * (rows / self.schedule.batch_size)
         torch.autograd.backward(loss * self.context.workers)
+        if self.computed is not None:
+            self.seconds.add(started, self.computed)
+            started = self.seconds.now()
         if optim.clip is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), optim.clip)
         self.optimizer.step()
@@ -244,6 +302,10 @@ class _Run:
             average(self.judged, self.network, optim.ema, self.step)
         self.losses.append(loss.detach())
         self.step += 1
+        self.seconds.add(started, self.seconds.now())
+
+    def _on_last_gradient(self, parameter: Tensor) -> None:
+        self.computed = self.seconds.now()
 
     def _to_device(self, patches: NDArray[Any]) -> Tensor:
         """(n, h, w, 3) as torch's (n, 3, h, w) in channels_last: the same bytes."""
@@ -252,20 +314,29 @@ class _Run:
             tensor = tensor.pin_memory().to(self.context.device, non_blocking=True)
         return tensor.permute(0, 3, 1, 2)
 
-    def _agree(self, overdue: bool, gap: int) -> tuple[bool, bool, int, list[float]]:
+    def _agree(self, checkpoint_s: float, gap: int) -> tuple[bool, bool, int, list[float]]:
         """What all workers do next, by rank 0's word, and the losses since the last agreement.
 
         Returns:
             Whether to stop, whether to save a checkpoint, steps until the next agreement, losses.
         """
-        word = [0.0, 0.0, 0.0]
+        word = [0.0] * 4
         if self.context.rank == 0:
-            word = [float(self.context.tell(self._status())), float(overdue), float(gap)]
+            now = time.monotonic()
+            due = HASTY_SECONDS if self.preempted else checkpoint_s
+            look = now - self.looked_at > LOOK_SECONDS
+            self.looked_at = now if look else self.looked_at
+            stop = self.context.tell(self._status())
+            word = [float(value) for value in (stop, now - self.saved_at > due, look, gap)]
         losses = torch.stack(self.losses).double()
         values = torch.cat([torch.tensor(word, dtype=torch.float64, device=losses.device), losses])
-        stop, save, gap_agreed, *agreed_losses = self.context.total(values).tolist()
+        will_stop, save, will_look, gap_agreed, *agreed = self.context.total(values).tolist()
         self.losses = []
-        return bool(stop), bool(save), int(gap_agreed), agreed_losses
+        self.seconds.settle()
+        if will_look:
+            before, self.preempted = self.preempted, self.context.preempted()
+            save = save or (self.preempted and not before)
+        return bool(will_stop), bool(save), int(gap_agreed), agreed
 
     def _on_rank_0(self, write: Callable[[], None]) -> str | None:
         """Writes on rank 0; what went wrong with the storage, on every rank."""
@@ -298,7 +369,7 @@ class _Run:
                 "lr": learning_rate(self.config.optim, self.step - 1, self.schedule.steps),
                 "workers": self.context.workers,
                 "seconds": round(seconds, 3),
-                "waited_for_data_s": round(self.waited_s, 3),
+                "by_worker": self.context.gather(self.seconds.record(self.context.place)),
                 "time": round(time.time(), 3),
             }
         )
@@ -338,7 +409,7 @@ class _Run:
         self.progress.unreadable = sorted(self.unreadable)
         files = {
             "model.safetensors": pack(self.network.state_dict()),
-            "optimizer.pt": pack_optimizer(self.optimizer.state_dict()),
+            "optimizer.safetensors": pack_optimizer(self.optimizer.state_dict()),
         }
         if self.config.optim.ema:
             files["averaged.safetensors"] = pack(self.judged.state_dict())

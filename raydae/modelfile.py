@@ -1,11 +1,9 @@
 """Weights and optimizer states as bytes, and model files that stand on their own.
 
-Nothing here is ever unpickled: weights are safetensors, and torch reads the optimizer with
-`weights_only=True`.
+All of them are safetensors: numbers and JSON, and nothing that could run when it is read.
 """
 
 import dataclasses
-import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +11,6 @@ from typing import Any
 
 import pyarrow as pa
 import safetensors.torch
-import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -68,16 +65,46 @@ def unpack(data: bytes) -> Weights:
 
 
 def pack_optimizer(state: dict[str, Any]) -> bytes:
-    """An optimizer's `state_dict`, as torch saves it."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    return buffer.getvalue()
+    """An optimizer's `state_dict`, its tensors in the memory format that they have."""
+    tensors: Weights = {}
+    numbers: dict[str, float] = {}
+    turned: list[str] = []  # those in channels_last, which safetensors does not know
+    for parameter, values in state["state"].items():
+        for key, value in values.items():
+            name = f"{parameter}.{key}"
+            if not isinstance(value, Tensor):
+                numbers[name] = value
+            elif value.ndim == 4 and not value.is_contiguous():
+                tensors[name] = value.permute(0, 2, 3, 1)
+                turned.append(name)
+            else:
+                tensors[name] = value
+    rest = {"groups": state["param_groups"], "numbers": numbers, "channels_last": turned}
+    return pack(tensors, {"optimizer": json.dumps(rest)})
 
 
 def unpack_optimizer(data: bytes) -> dict[str, Any]:
-    """An optimizer's `state_dict`, its tensors on the CPU."""
-    state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    return state
+    """An optimizer's `state_dict`, its tensors on the CPU.
+
+    Raises:
+        ValueError, LookupError, TypeError, SafetensorError: it is something else.
+    """
+    rest = json.loads(_header(data)["optimizer"])
+    turned = set(rest["channels_last"])
+    state: dict[int, dict[str, Any]] = {}
+    for name, value in {**unpack(data), **rest["numbers"]}.items():
+        parameter, key = name.split(".")
+        state.setdefault(int(parameter), {})[key] = (
+            value.permute(0, 3, 1, 2) if name in turned else value
+        )
+    return {"state": state, "param_groups": rest["groups"]}
+
+
+def _header(data: bytes) -> dict[str, str]:
+    """What a safetensors file says beside its tensors."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    metadata: dict[str, str] = header["__metadata__"]
+    return metadata
 
 
 def pack_model(weights: Weights, info: ModelInfo) -> bytes:
@@ -118,8 +145,7 @@ def load_model(path: str | Path) -> tuple[nn.Module, ModelInfo]:
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(f"{path} cannot be read: {first_line(error)}") from None
     try:
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        values = json.loads(header["__metadata__"]["raydae"])
+        values = json.loads(_header(data)["raydae"])
         if values.pop("format") != FORMAT:
             raise UserError(f"{path} was written by another version of raydae")
         if not isinstance(values["config"].get("data"), dict):

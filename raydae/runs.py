@@ -28,7 +28,7 @@ from raydae.images import ImageSets
 from raydae.samples import Schedule
 from raydae.storage import Folder, first_line
 
-FORMAT = 1  # of checkpoints
+FORMAT = 2  # of checkpoints
 KEPT = 2  # checkpoints; the second is there for the day the first is damaged
 
 
@@ -297,7 +297,12 @@ def check_name(name: str) -> str:
     return name
 
 
-def find_model(model: str, storage: str = "runs") -> str:
+def default_storage() -> str:
+    """The folder or URI for runs where none is named; a cluster sets one for all its jobs."""
+    return os.environ.get("RAYDAE_STORAGE") or "runs"
+
+
+def find_model(model: str, storage: str | None = None) -> str:
     """The absolute path or URI of a model file; for `last`, of the newest finished run.
 
     `released`, the model in the package, stays a word: its place may differ between nodes.
@@ -309,11 +314,16 @@ def find_model(model: str, storage: str = "runs") -> str:
         return model
     if model != "last":
         return model if "://" in model else str(Path(model).absolute())
-    finished = list(Path(storage).glob("*/results.json"))
+    runs = Folder.of(storage or default_storage())
+    try:
+        finished = {
+            name: when for name in runs.folders() if (when := (runs / name).written("results.json"))
+        }
+    except OSError as error:
+        raise UserError(_unwritable(runs, error)) from None
     if not finished:
-        raise UserError(f"no run has finished in {storage}/; give --model FILE")
-    newest = max(finished, key=lambda path: path.stat().st_mtime)
-    return str(newest.parent.absolute() / "model.safetensors")
+        raise UserError(f"no run has finished in {runs}; give --model FILE")
+    return (runs / max(finished, key=lambda name: finished[name])).path_of("model.safetensors")
 
 
 def _json(values: dict[str, Any]) -> bytes:

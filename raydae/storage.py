@@ -101,6 +101,16 @@ class Folder:
             data: bytes = stream.read()
         return data
 
+    def written(self, name: str) -> float:
+        """When a file was written, in seconds since 1970; 0 where there is none.
+
+        Raises:
+            OSError: it cannot be looked at.
+        """
+        filesystem, path = self._split()
+        when = filesystem.get_file_info(f"{path}/{name}").mtime_ns
+        return when / 1e9 if when else 0.0
+
     def files(self, recursive: bool = False) -> list[str]:
         """Names of the files in it, relative and sorted; empty where there is no such folder.
 

@@ -6,15 +6,28 @@ Train starts the workers, shares out the samples, and starts anew when a worker 
 """
 
 import contextlib
+import os
+import socket
+import sys
+import tempfile
 import threading
+import time
 import traceback
+import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
+import psutil
 import ray
 import ray.data
 import ray.train
+import ray.train.collective
 import ray.train.torch
+import torch
+import torch.distributed as dist
+from ray.train.backend import Backend
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydae.channel import Channel
@@ -29,6 +42,7 @@ from raydae.stream import SampleStream, shares
 
 COLLECTIVE_TIMEOUT_S = 300  # after which a hung worker counts as dead
 LOOK_S = 0.5  # between two looks of the driver at how far the workers are
+SILENCE_S = 30  # of the workers, after which the driver says what they may be waiting for
 
 
 def train_on_ray(
@@ -37,6 +51,7 @@ def train_on_ray(
     on_status: Callable[[Status], object],
     stop_asked: Callable[[], bool],
     checkpoint_minutes: float,
+    say: Callable[[str], object] = lambda line: None,
 ) -> Outcome:
     """Trains a run to its end under Ray Train.
 
@@ -46,6 +61,7 @@ def train_on_ray(
         on_status: called in this thread with every new status.
         stop_asked: once it is true, the run writes a checkpoint and stops.
         checkpoint_minutes: the longest time between two checkpoints.
+        say: called with a line on what went wrong and is being mended, or is waited for.
     """
     assert run.sets is not None
     samples = Samples.of(run.config, run.sets.train)
@@ -61,10 +77,11 @@ def train_on_ray(
             "folder": run.folder,
             "threads": workers.threads,
             "channel": channel,
+            "timeout_s": COLLECTIVE_TIMEOUT_S,
             # A resize of an elastic run comes without notice.
             "checkpoint_minutes": checkpoint_minutes if fixed else min(checkpoint_minutes, 1.0),
         },
-        torch_config=ray.train.torch.TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
+        torch_config=_NoGroup(),
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers.least if fixed else (workers.least, workers.most),
             use_gpu=workers.gpu,
@@ -91,25 +108,58 @@ def train_on_ray(
     # Ray Train takes SIGINT for itself in the main thread; there, raydae's driver listens.
     thread = threading.Thread(target=fit, daemon=True)
     thread.start()
-    told = False
+    told, news, last, last_news = False, 0, None, time.monotonic()
     while thread.is_alive():
         thread.join(LOOK_S)
-        status, _, _ = ray.get(channel.look.remote())
+        status, _, incidents = ray.get(channel.look.remote())
         if status is not None:
             on_status(status)
+        for incident in incidents[news:]:
+            say(f"{incident}; started anew from step {status.saved if status else 0}")
+        if status != last or len(incidents) > news:
+            last, news, last_news = status, len(incidents), time.monotonic()
+        elif time.monotonic() - last_news > SILENCE_S and (lacking := _lacking(workers)):
+            say(lacking)
+            last_news = time.monotonic() + 300  # to say it again seldom
         if stop_asked() and not told:
             channel.stop.remote()
             told = True
     with contextlib.suppress(OSError):
         run.folder.delete(".ray")
     outcome: Outcome | None
-    status, outcome, problem = ray.get(channel.look.remote())
+    status, outcome, incidents = ray.get(channel.look.remote())
     if status is not None:
         on_status(status)
     if outcome is not None:
         return outcome
-    reason = problem or (first_line(errors[0]) if errors else "the workers ended without a word")
+    said = ray.get(channel.last_words.remote()) or (first_line(errors[0]) if errors else "")
+    reason = said or "the workers ended without a word"
     return Outcome("failed", f"training ended: {reason}; the same command goes on from there")
+
+
+def _lacking(workers: Workers) -> str:
+    """What the cluster lacks to have the workers at all; empty: nothing."""
+    have, kind = ray.cluster_resources(), "GPU" if workers.gpu else "CPU"
+    needed = workers.least * (1 if workers.gpu else workers.threads)
+    there = int(have.get(kind, 0))
+    if there >= needed:
+        return ""
+    return f"waiting for nodes: the workers need {needed} {kind}s, and the cluster has {there} now"
+
+
+class _Idle(Backend):  # type: ignore[misc]  # Ray ships no types
+    """Leaves it to the workers to meet; each sees all GPUs of its node, as NCCL wants."""
+
+    share_cuda_visible_devices = True
+
+
+@dataclass
+class _NoGroup(ray.train.torch.TorchConfig):  # type: ignore[misc]  # Ray ships no types
+    """No process group by Ray, whose rendezvous listens on all addresses, for one worker too."""
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        return _Idle
 
 
 def _train_worker(settings: dict[str, Any]) -> None:
@@ -120,17 +170,25 @@ def _train_worker(settings: dict[str, Any]) -> None:
     channel = settings["channel"]
     place = ray.train.get_context()
     mouth = _Mouth(channel)
+    here = f"{ray.util.get_node_ip_address()} (process {os.getpid()})"
     context = Context(
         rank=place.get_world_rank(),
         workers=place.get_world_size(),
         device=ray.train.torch.get_device(),
         threads=settings["threads"],
         tell=mouth,
+        preempted=lambda: ray.train.get_preemption_info() is not None,
+        place=here,
     )
-    verdict = ray.get(channel.begin.remote()) if context.rank == 0 else None
-    outcome: Outcome | None = context.gather(verdict)[0]
-    rows = Schedule.of(config, len(sets.train)).share_rows(context.workers)
+    if context.device.type == "cuda":
+        torch.cuda.set_device(context.device)
     try:
+        one_node = place.get_local_world_size() == context.workers
+        join(context, one_node, settings["timeout_s"])
+        places = context.gather(here)
+        verdict = ray.get(channel.begin.remote(places)) if context.rank == 0 else None
+        outcome: Outcome | None = context.gather(verdict)[0]
+        rows = Schedule.of(config, len(sets.train)).share_rows(context.workers)
         outcome = outcome or train(
             config,
             sets,
@@ -142,10 +200,49 @@ def _train_worker(settings: dict[str, Any]) -> None:
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         said = f"{type(error).__name__}: {first_line(error)} ({where.name}, line {where.lineno})"
-        ray.get(channel.complain.remote(f"worker {context.rank}: {said}"))
+        ray.get(channel.complain.remote(context.rank, said))
         raise
     if context.rank == 0:
         ray.get([mouth.last, channel.end.remote(outcome)])
+    if context.workers > 1:
+        dist.destroy_process_group()
+
+
+def join(context: Context, one_node: bool, timeout_s: float) -> None:
+    """Joins the process group of the workers of a run; called by all of them.
+
+    On one machine they meet in a file and talk over the loopback device, so that nobody outside
+    can reach them. On several they meet at the first worker's address, and torch listens on it.
+    """
+    if context.workers == 1:
+        return
+    address = ray.util.get_node_ip_address()
+    if one_node:
+        device = "lo" if sys.platform == "linux" else "lo0"
+        meeting = f"file://{tempfile.gettempdir()}/raydae-{uuid.uuid4().hex}"
+    else:
+        device = _device_of(address)
+        with socket.socket() as probe:
+            probe.bind((address, 0))
+            meeting = f"tcp://{address}:{probe.getsockname()[1]}"
+    # Without, gloo takes the device that the host's name leads to, if any.
+    os.environ.update(GLOO_SOCKET_IFNAME=device, NCCL_SOCKET_IFNAME=device)
+    dist.init_process_group(
+        "nccl" if context.device.type == "cuda" else "gloo",
+        init_method=ray.train.collective.broadcast_from_rank_zero(meeting),
+        rank=context.rank,
+        world_size=context.workers,
+        timeout=timedelta(seconds=timeout_s),
+    )
+
+
+def _device_of(address: str) -> str:
+    """The name of the network device with an address."""
+    return next(
+        name
+        for name, addresses in psutil.net_if_addrs().items()
+        if address in {entry.address for entry in addresses}
+    )
 
 
 class _Mouth:

@@ -1,6 +1,7 @@
 """Small images of our own, and the real BSDS500 where a checkout has it beside itself."""
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -77,3 +78,23 @@ def ray_cluster() -> Iterator[None]:
     start_ray((4, 4), threads=1)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[Callable[[str], str]]:
+    """The URI of a path in a bucket of a real S3 server on this machine."""
+    from moto.server import ThreadedMotoServer
+    from pyarrow import fs
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    _, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        place = f"endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1"
+        filesystem, _ = fs.FileSystem.from_uri(f"s3://bucket?{place}&allow_bucket_creation=true")
+        filesystem.create_dir("bucket")
+        yield lambda path: f"s3://bucket/{path}?{place}"
+    server.stop()

@@ -15,7 +15,7 @@ from raydae.config import Config
 from raydae.images import ImageSets
 from raydae.loop import Context, resolve_precision, train
 from raydae.modelfile import load_model, unpack
-from raydae.runs import Checkpoints, Outcome, Status
+from raydae.runs import Checkpoints, Outcome, Progress, Status
 from raydae.samples import Samples, Schedule, shares
 from raydae.storage import Folder
 
@@ -162,6 +162,40 @@ def test_checkpoints_come_by_the_clock_too(config: Config, sets: ImageSets, tmp_
     run(config, sets, tmp_path, tell=look, checkpoint_minutes=0)
     steps = {int(path.name.removeprefix("step-")) for path in seen}
     assert steps - {4, 8}  # those of the epochs
+
+
+def test_a_machine_about_to_go_gets_a_checkpoint_at_once_and_then_often(
+    config: Config, sets: ImageSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[int] = []
+    save = Checkpoints.save
+
+    def note(self: Checkpoints, progress: Progress, files: dict[str, bytes]) -> None:
+        saved.append(progress.step)
+        save(self, progress, files)
+
+    monkeypatch.setattr(Checkpoints, "save", note)
+    monkeypatch.setattr(loop, "LOOK_SECONDS", 0)
+    answers = iter([False, True, True, True] + [True] * 10)
+    config = config.override({"optim.epochs": 1, "data.patches_per_image": 8})  # 8 steps
+    run(config, sets, tmp_path / "notice", preempted=lambda: next(answers))
+    assert saved == [2, 8]
+    monkeypatch.setattr(loop, "HASTY_SECONDS", 0)
+    saved.clear()
+    run(config, sets, tmp_path / "often", preempted=lambda: True)
+    assert saved == list(range(1, 9))
+
+
+def test_the_history_says_where_each_worker_s_time_went(
+    config: Config, sets: ImageSets, tmp_path: Path
+) -> None:
+    run(config, sets, tmp_path, place="here")
+    for line in (tmp_path / "history.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        (worker,) = record["by_worker"]
+        assert worker["place"] == "here"
+        spent = worker["waited_for_data_s"] + worker["computed_s"]
+        assert 0 < worker["computed_s"] < spent < record["seconds"]
 
 
 def test_a_stream_that_brings_other_samples_is_an_error(

@@ -1,4 +1,6 @@
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,13 +9,15 @@ from raydae.errors import UserError
 from raydae.storage import Folder
 
 
-@pytest.fixture(params=["path", "uri"])
-def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
+@pytest.fixture(params=["path", "uri", "s3"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path, s3: Callable[[str], str]) -> Folder:
+    if request.param == "s3":
+        return Folder.of(s3(tmp_path.name))
     return Folder.of(tmp_path / "a" if request.param == "path" else f"{tmp_path.as_uri()}/a")
 
 
 def test_what_is_written_is_read(folder: Folder) -> None:
-    if folder.local is None:
+    if folder.uri.startswith("file"):
         (Path(folder.uri.removeprefix("file://"))).mkdir()
     folder.write("b", b"one")
     folder.write("b", b"two")
@@ -30,16 +34,26 @@ def test_an_absent_folder_is_empty(folder: Folder) -> None:
         folder.read("b")
 
 
-def test_folders_within(tmp_path: Path) -> None:
-    folder = Folder.of(tmp_path)
+def test_folders_within(folder: Folder) -> None:
+    if folder.uri.startswith("file"):
+        pytest.skip("pyarrow makes no folders there")
     (folder / "b").write("c", b"")
-    (folder / "b" / "d").write("e", b"")
+    (folder / "b" / "d").write("e é?", b"")
     assert folder.folders() == ["b"]
     assert folder.files() == []
-    assert folder.files(recursive=True) == ["b/c", "b/d/e"]
+    assert folder.files(recursive=True) == ["b/c", "b/d/e é?"]
+    assert (folder / "b" / "d").read("e é?") == b""
     folder.delete("b")
     assert folder.files(recursive=True) == []
     assert (folder / "b").name == "b"
+
+
+def test_when_a_file_was_written(folder: Folder) -> None:
+    assert folder.written("b") == 0
+    if folder.uri.startswith("file"):
+        (Path(folder.uri.removeprefix("file://"))).mkdir()
+    folder.write("b", b"")
+    assert folder.written("b") == pytest.approx(time.time(), abs=60)
 
 
 def test_a_failed_write_leaves_what_was_there(

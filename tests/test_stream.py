@@ -1,5 +1,6 @@
 """The stream as Ray Train's workers get it, for several numbers of them."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,6 +13,7 @@ from raydae.runs import Checkpoints, Progress
 from raydae.samples import Samples, Schedule
 from raydae.storage import Folder
 from raydae.stream import SampleStream, shares
+from tests.test_jobs import processes_of
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -59,3 +61,19 @@ def test_the_stream_starts_where_the_checkpoint_is(stream: SampleStream) -> None
     (part,) = collect(stream, 1)
     assert part[0]["index"].tolist() == list(range(56, 64))
     assert len(part) == stream.schedule.steps - 7
+
+
+def test_killed_tasks_are_done_again(stream: SampleStream, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raydae.stream.BLOCK_ROWS", 8)
+    monkeypatch.setattr("raydae.stream.BUFFERED_BLOCKS", 1)
+    (split,) = stream.configure({"train": None}, 1, None, None)
+    indices, killed = [], 0
+    for step in shares(split["train"], 8):
+        indices += step["index"].tolist()
+        if killed < 3:  # Ray tries each task again, but not for ever
+            tasks = processes_of(os.getpid(), "ray::IDLE", "ray::ReadRange", "ray::MapBatches")
+            for task in tasks:
+                task.kill()
+            killed += bool(tasks)
+    assert indices == list(range(stream.schedule.steps * 8))
+    assert killed == 3
