@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 
@@ -26,8 +26,20 @@ from raydae.config import check_workers, parse_workers
 from raydae.errors import UserError
 from raydae.events import Events
 from raydae.images import read_image, spread_over
-from raydae.runs import Checkpoints, Run, Status, check_name, claim, open_run
+from raydae.runs import (
+    Checkpoints,
+    Outcome,
+    Run,
+    Status,
+    check_name,
+    claim,
+    default_storage,
+    open_run,
+)
 from raydae.storage import Folder
+
+if TYPE_CHECKING:
+    from raydae.cluster import Workers
 
 SAMPLE_IMAGES = 4  # in samples.png
 
@@ -40,7 +52,7 @@ class Launch:
     """A config.json, or the recipe unet; flags change it."""
     name: str | None = None
     """Name of the run, which goes on if there; none: new."""
-    storage: str = "runs"
+    storage: str = default_storage()
     """Folder or URI for runs."""
     restart: bool = False
     """Delete the run of that name and begin anew."""
@@ -76,10 +88,12 @@ def train_and_test(run: Run, launch: Launch, screen: Console) -> int:
     asked = parse_workers(launch.num_workers)
     sets = run.sets or cli.find_images_for(run.config, screen)
 
-    from raydae import cluster, trainer  # with torch, which takes seconds: bad input comes first
+    from raydae import cluster, logs  # with torch, which takes seconds: bad input comes first
 
     cluster.start_ray(asked, run.config.threads, launch.verbose)
     workers, word = cluster.choose_workers(asked, launch.use_gpu, run.config)
+    cluster.wait_for(workers, screen.print)
+    cluster.check_shared(run.folder, sets)
     if run.sets is None:  # not before all is known to be well: it deletes what --restart replaces
         run = run.begin(sets)
     if word:
@@ -91,6 +105,28 @@ def train_and_test(run: Run, launch: Launch, screen: Console) -> int:
     )
     if run.progress.step:
         screen.print(f"goes on after step {run.progress.step} of {run.schedule.steps}")
+    try:
+        outcome = train(run, workers, launch, screen)
+        if outcome.status == "finished":
+            test(run, screen)
+    finally:
+        logs.keep(run.folder)
+    if outcome.status == "stopped":
+        screen.print(
+            f"stopped; to go on: {cli.command_to_continue(run.folder.name)}", soft_wrap=True
+        )
+        return 130
+    if outcome.status != "finished":
+        said = "; ".join(filter(None, [outcome.message, outcome.advice]))
+        print(f"error: {said}", file=sys.stderr)
+        return 2 if outcome.status == "failed" else 1
+    return 0
+
+
+def train(run: Run, workers: "Workers", launch: Launch, screen: Console) -> Outcome:
+    """Trains a run from where it is, and shows how far it is."""
+    from raydae import trainer
+
     with (
         listening(screen) as stop_asked,
         Events(run.folder) as events,
@@ -102,20 +138,9 @@ def train_and_test(run: Run, launch: Launch, screen: Console) -> int:
             display.show(status)
             events.write(status.history)
 
-        outcome = trainer.train_on_ray(
-            run, workers, on_status, stop_asked, launch.checkpoint_minutes
+        return trainer.train_on_ray(
+            run, workers, on_status, stop_asked, launch.checkpoint_minutes, screen.print
         )
-    if outcome.status == "stopped":
-        screen.print(
-            f"stopped; to go on: {cli.command_to_continue(run.folder.name)}", soft_wrap=True
-        )
-        return 130
-    if outcome.status != "finished":
-        said = "; ".join(filter(None, [outcome.message, outcome.advice]))
-        print(f"error: {said}", file=sys.stderr)
-        return 2 if outcome.status == "failed" else 1
-    test(run, screen)
-    return 0
 
 
 def test(run: Run, screen: Console) -> None:
@@ -125,7 +150,7 @@ def test(run: Run, screen: Console) -> None:
     from raydae.restore import Denoiser
 
     assert run.sets is not None
-    model, sigmas = f"{run.folder}/model.safetensors", run.config.evaluation_sigmas
+    model, sigmas = run.folder.path_of("model.safetensors"), run.config.evaluation_sigmas
     with console.counting(screen, "testing") as progress:
         scores, failed = evaluation.evaluate(model, run.sets.test, sigmas, progress)
     network, info = load_model(model)
@@ -164,7 +189,7 @@ def show_results(folder: Folder, screen: Console) -> None:
     if "remark" in rows[0]:
         screen.print(f"note: {rows[0]['remark']}", style="yellow")
     screen.print(f"files: {folder}", soft_wrap=True)
-    model = shlex.quote(f"{folder}/model.safetensors")
+    model = shlex.quote(folder.path_of("model.safetensors"))
     screen.print(
         f"denoise: python jobs/denoise.py --model {model} PHOTO.jpg --out denoised", soft_wrap=True
     )

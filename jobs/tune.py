@@ -20,7 +20,7 @@ from rich.console import Console
 from raydae import cli, console
 from raydae.config import Config, check_workers
 from raydae.errors import UserError
-from raydae.runs import check_name, claim, open_run
+from raydae.runs import check_name, claim, default_storage, open_run
 from raydae.space import Space, spell
 from raydae.storage import Folder
 
@@ -53,7 +53,7 @@ class Launch:
     """A config.json, or the recipe unet; flags change it."""
     name: str | None = None
     """Name of the search, which goes on if there; none: new."""
-    storage: str = "runs"
+    storage: str = default_storage()
     """Folder or URI for searches."""
     restart: bool = False
     """Delete the search of that name and begin anew."""
@@ -115,6 +115,7 @@ def search(folder: Folder, config: Config, launch: Launch, screen: Console) -> i
     try:
         if over < max(samples, len(found.trials)):
             cluster.start_ray((workers, workers), config.threads, launch.verbose)
+            cluster.check_shared(folder, sets)
             each, concurrent = cluster.choose_trials(
                 workers, launch.use_gpu, config, max(samples - over, 1), launch.max_concurrent
             )

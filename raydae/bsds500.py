@@ -60,7 +60,7 @@ CBSD68 = frozenset(  # quoted one by one, they would take 68 lines
 _COMMIT = "a04b7c6c3a9f0ace74bf205c72a43d32e1c72722"  # of BIDS/BSDS500, the mirror on GitHub
 _SPLITS = ("train", "val", "test")
 # Where their folders may lie in a folder that a user names: as published, or as downloaded here.
-_LAYOUTS = (
+LAYOUTS = (
     "",
     "images",
     "data/images",
@@ -132,7 +132,7 @@ def find(folder: Path) -> Path | None:
     """
     names = list(manifest())
     place, missing = folder, names
-    for layout in _LAYOUTS:
+    for layout in LAYOUTS:
         candidate = folder.absolute() / layout
         present = {f"{split}/{name}" for split in _SPLITS for name in _list(candidate / split)}
         absent = [name for name in names if name not in present]

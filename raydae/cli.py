@@ -63,9 +63,11 @@ def parse_with_config(
     """
     argv = sys.argv[1:] if argv is None else argv
     config = Config()
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
-        if word == "--config" or word.startswith("--config="):
-            config = load_config(following if word == "--config" else word.partition("=")[2])
+    for number, word in enumerate(argv, start=1):
+        if word == "--config":
+            config = load_config(argv[number] if number < len(argv) else "")
+        elif word.startswith("--config="):
+            config = load_config(word.partition("=")[2])
     both = type("Arguments", (launch, Config), {"__doc__": ""})
     combined = _with_short_flags(dataclass(frozen=True, kw_only=True)(both))
     arguments = _parse(combined, description, argv, _fill(combined, config.to_dict()))

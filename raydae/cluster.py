@@ -1,17 +1,43 @@
 """Ray itself: to start it or connect to it, and what it has to give."""
 
+import hashlib
 import os
+import secrets
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import ray
 import ray.data
+import yaml
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydae.config import Config
 from raydae.errors import UserError
-from raydae.storage import first_line
+from raydae.images import ImageSets
+from raydae.storage import Folder, first_line
 
 DATA_CPUS = 2  # logical CPUs beside the workers', for the tasks that make samples
+# For the processes that Ray starts: memory that a step frees is kept for the next. As glibc has it,
+# a step takes thousands of page faults, and training 6 to 10 % longer.
+MALLOC = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(2**26),
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+    "MALLOC_TOP_PAD_": str(2**26),
+}
+AUTOSCALING = Path("~/ray_bootstrap_config.yaml")  # what `ray up` leaves on the head
+
+
+class Node(NamedTuple):
+    """What a node has, whole ones only."""
+
+    gpus: int
+    cpus: int
 
 
 @dataclass(frozen=True)
@@ -35,7 +61,7 @@ class Workers:
 def set_environment() -> None:
     """What Ray Train reads in the process that starts it."""
     for name, value in {
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # at the default of 2 s all is 2 s late
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",  # of all workers; at 0.2 s it takes 2 % of a core
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # importing torch can take a minute
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -70,6 +96,9 @@ def start_ray(
     # are logical: the samples for one worker need a few hundredths of a core.
     workers = asked[1] if asked else 1
     training = max(cores(), workers * (threads or 1))
+    hide_token()
+    for name, value in MALLOC.items():
+        os.environ.setdefault(name, value)
     try:
         ray.init(address="local", num_cpus=training + DATA_CPUS, include_dashboard=False, **quiet)
     except Exception as error:  # Ray raises no kind of its own where it does not start in time
@@ -101,8 +130,8 @@ def choose_workers(
     Raises:
         UserError: the cluster cannot give it.
     """
-    have = ray.cluster_resources()
-    gpus, cpus = int(have.get("GPU", 0)), int(have.get("CPU", 0))
+    nodes = _nodes(use_gpu)
+    gpus, cpus = sum(node.gpus for node in nodes), sum(node.cpus for node in nodes)
     if use_gpu == "yes" and gpus == 0:
         raise UserError("--use-gpu yes, but there is no GPU here; use --use-gpu auto or no")
     gpu = gpus > 0 and use_gpu != "no"
@@ -110,7 +139,8 @@ def choose_workers(
     word = ""
     if asked is None:
         number = min(gpus, most_useful) if gpu else 1
-        asked = (number, number)
+        # A cluster that grows begins with the first GPU, and the others join.
+        asked = (1 if gpu and _planned(use_gpu) else number, number)
         if gpu and gpus > number:
             word = (
                 f"{gpus - number} of {gpus} GPUs stay idle: a batch of {config.optim.batch_size} "
@@ -129,10 +159,17 @@ def choose_workers(
                 f"ask for {gpus}, or use --use-gpu no"
             )
         return Workers(asked[0], asked[1], gpu, threads), word
-    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
     spare = max(cpus - DATA_CPUS, 1)
-    threads = config.threads or max(min(spare // asked[1], max(nodes)), 1)
-    fitting = min(sum(node // threads for node in nodes), spare // threads)
+    shares = range(max(node.cpus for node in nodes), 1, -1)
+    threads = config.threads or next(
+        (
+            share
+            for share in shares
+            if min(sum(node.cpus // share for node in nodes), spare // share) >= asked[1]
+        ),
+        1,
+    )
+    fitting = min(sum(node.cpus // threads for node in nodes), spare // threads)
     if asked[0] > fitting:
         raise UserError(
             f"{_plural(asked[0], 'worker')} of {_plural(threads, 'CPU')} and {DATA_CPUS} CPUs to "
@@ -159,11 +196,7 @@ def choose_trials(
     Raises:
         UserError: the cluster cannot give what one trial needs.
     """
-    nodes = [
-        (int(node["Resources"].get("GPU", 0)), int(node["Resources"].get("CPU", 0)))
-        for node in ray.nodes()
-        if node["Alive"]
-    ]
+    nodes = _nodes(use_gpu)
     gpus, cpus = (sum(kind) for kind in zip(*nodes, strict=True))
     trials = min(trials, most or trials)
     if use_gpu == "yes" or (gpus > 0 and use_gpu != "no"):
@@ -187,6 +220,128 @@ def choose_trials(
             "--threads"
         )
     return each, min(trials, fitting)
+
+
+def _nodes(use_gpu: str) -> Sequence[Node]:
+    """The nodes there are, or, of a cluster that grows, those there can be."""
+    return _planned(use_gpu) or [_node(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+
+
+def _node(resources: dict[str, float]) -> Node:
+    return Node(int(resources.get("GPU", 0)), int(resources.get("CPU", 0)))
+
+
+def _planned(use_gpu: str) -> list[Node]:
+    """The nodes that a cluster of `ray up` can have at most; empty: it tells of none.
+
+    Where there can be more of each kind than in all, those count that are wanted.
+
+    It tells where this is its head, as for a job that was submitted.
+    """
+    file = AUTOSCALING.expanduser()
+    if "RAY_ADDRESS" not in os.environ or not file.exists():
+        return []
+    config = yaml.safe_load(file.read_text())
+    kinds = dict(config.get("available_node_types") or {})
+    kinds.pop(config.get("head_node_type"), None)
+    most = [
+        _node(kind.get("resources") or {})
+        for kind in kinds.values()
+        for _ in range(kind.get("max_workers", config.get("max_workers", 0)))
+    ]
+    most.sort(key=lambda node: (node.gpus if use_gpu != "no" else -node.gpus, node.cpus))
+    return [node for node in reversed(most) if node.cpus][: config.get("max_workers")]
+
+
+def wait_for(workers: Workers, say: Callable[[str], object]) -> None:
+    """Waits until the nodes of the workers are there, where a cluster grows with what is asked for.
+
+    Args:
+        workers: what is waited for, the least of it.
+        say: called with what is lacking, when that changes.
+    """
+    each = {"CPU": workers.threads, **({"GPU": 1} if workers.gpu else {})}
+    # Asked for like this, the nodes are asked for no longer when this process is gone.
+    group = placement_group([*[each] * workers.least, {"CPU": 1}])
+    told = None
+    try:
+        while not group.wait(timeout_seconds=5):
+            have = _node(ray.cluster_resources())
+            if have != told:
+                say(
+                    f"waiting for nodes to run {workers}: the cluster has {have.gpus} GPUs and "
+                    f"{have.cpus} CPUs now"
+                )
+                told = have
+    finally:
+        remove_placement_group(group)
+
+
+def check_shared(storage: Folder, sets: ImageSets) -> None:
+    """Makes sure that all nodes see a run's folder and its images as this one does.
+
+    Args:
+        storage: the run's folder, claimed.
+        sets: the images; the first stands for all.
+
+    Raises:
+        UserError: a node sees something else at a local path. URIs are the same everywhere.
+    """
+    for file, flag in ((storage.path_of(".claim"), "--storage"), (sets.train[0].uri, "--data")):
+        if host := _where_unlike(file):
+            raise UserError(
+                f"{file} is not what {host} sees there; give {flag} a folder that all nodes share, "
+                "or a URI"
+            )
+
+
+def _where_unlike(file: str) -> str:
+    """The name of a host where a local file is another than here, or none; empty: nowhere."""
+    if "://" in file:
+        return ""
+    here = ray.get_runtime_context().get_node_id()
+    others = [
+        node["NodeID"]
+        for node in ray.nodes()
+        if node["Alive"] and node["NodeID"] != here and _node(node["Resources"]).cpus
+    ]
+    look = ray.remote(num_cpus=0)(_here)
+    places = [NodeAffinitySchedulingStrategy(node, soft=False) for node in others]
+    seen = [look.options(scheduling_strategy=place).remote(file) for place in places]
+    _, content = _here(file)
+    return next((host for host, there in ray.get(seen) if there != content), "")
+
+
+def _here(file: str) -> tuple[str, str]:
+    """This host's name, and the SHA-256 of a local file; empty where it cannot be read."""
+    try:
+        content = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    except OSError:
+        content = ""
+    return socket.gethostname(), content
+
+
+def hide_token() -> None:
+    """Makes sure that the token which Ray's services ask for is there, for this user's eyes only.
+
+    They run code for anyone who has it. Ray makes it itself, but readable by all.
+    """
+    if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
+        return
+    token = Path.home() / ".ray" / "auth_token"
+    try:
+        token.parent.mkdir(exist_ok=True)
+        if not token.exists():
+            draft = token.with_name(f".auth_token.{secrets.token_hex(4)}")
+            draft.touch(mode=0o600, exist_ok=False)
+            draft.write_text(secrets.token_hex(32))
+            with suppress(FileExistsError):
+                os.link(draft, token)
+            draft.unlink()
+        if token.stat().st_mode & 0o077:
+            token.chmod(0o600)
+    except OSError:  # a home that cannot be written: a token for this process and its children
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def _plural(number: int, noun: str) -> str:

@@ -6,6 +6,7 @@ BSDS500 by either of its two protocols, any folder or URI of images, or the embe
 import dataclasses
 import hashlib
 import io
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from raydae import bsds500, synthetic
 from raydae.config import DataConfig, Protocol
 from raydae.errors import UserError
 from raydae.pictures import read_rgb
-from raydae.storage import Folder, split_path
+from raydae.storage import Folder, first_line, split_path
 
 SPLITS = ("train", "val", "test")
 SYNTHETIC = "the embedded synthetic set (dead leaves)"
@@ -177,6 +178,7 @@ def evaluation_images(
     Raises:
         UserError: no such folder, no image in it, or a protocol for images that are not BSDS500.
     """
+    path = path or _named_uri()
     try:
         root = _find_bsds500(path)
     except bsds500.DownloadError as error:
@@ -191,12 +193,12 @@ def evaluation_images(
     return name, bsds500_splits(root, protocol)["test"]
 
 
-def cbsd68(root: Path) -> list[tuple[str, str]]:
-    """(uri, name) of the literature's 68 test images, in a folder that `bsds500.find` found."""
+def cbsd68(root: Folder) -> list[tuple[str, str]]:
+    """(uri, name) of the literature's 68 test images; the folder holds train, val and test."""
     return [(uri, name) for uri, name in _bsds500(root)["val"] if Path(name).stem in bsds500.CBSD68]
 
 
-def bsds500_splits(root: Path, protocol: Protocol) -> dict[str, list[tuple[str, str]]]:
+def bsds500_splits(root: Folder, protocol: Protocol) -> dict[str, list[tuple[str, str]]]:
     """(uri, name) of BSDS500's images by what a protocol uses them for.
 
     `bsds500`: the data set's own splits. `cbsd68`, the literature's: train on train and test (the
@@ -217,43 +219,62 @@ def _listing(
     config: DataConfig, synthetic_fallback: Callable[[str], Path] | None
 ) -> tuple[str, dict[str, list[tuple[str, str]]]]:
     """What the images are, and (uri, name) of each by split."""
+    path = config.path or _named_uri()
     try:
-        root = _find_bsds500(config.path)
+        root = _find_bsds500(path)
     except bsds500.DownloadError as error:
         if synthetic_fallback is None or config.protocol != "bsds500":
             raise UserError(str(error)) from None
         return SYNTHETIC, _by_folder(list_images(str(synthetic_fallback(str(error)))))
     if root is not None:
         return f"BSDS500, protocol {config.protocol}", bsds500_splits(root, config.protocol)
-    assert config.path is not None
+    assert path is not None
     if config.protocol != "bsds500":
         raise UserError(
-            f"--protocol {config.protocol} needs BSDS500, and {config.path} is not; "
+            f"--protocol {config.protocol} needs BSDS500, and {path} is not; "
             "leave --protocol out, or give the path to BSDS500"
         )
-    images = list_images(config.path)
+    images = list_images(path)
     folders = {name.split("/")[0] for _, name in images if "/" in name}
     present = [split for split in SPLITS if split in folders]
     if len(present) == len(SPLITS):
-        return config.path, _by_folder(images)
+        return path, _by_folder(images)
     if len(present) == 2:
         missing = next(split for split in SPLITS if split not in folders)
         raise UserError(
-            f"{config.path} has folders {present[0]} and {present[1]} but no {missing}; add it, or "
+            f"{path} has folders {present[0]} and {present[1]} but no {missing}; add it, or "
             "rename them for a split by names"
         )
-    return config.path, _by_hash(images)
+    return path, _by_hash(images)
 
 
-def _find_bsds500(path: str | None) -> Path | None:
+def _named_uri() -> str | None:
+    """The URI of images that a cluster sets for all its jobs; a local path is BSDS500's."""
+    named = os.environ.get("RAYDAE_DATA", "")
+    return named if "://" in named else None
+
+
+def _find_bsds500(path: str | None) -> Folder | None:
     """The folder of BSDS500's splits: found where no path is given, else if the path is BSDS500."""
     if path is None:
-        return bsds500.locate() or bsds500.download()
-    return None if "://" in path else bsds500.find(Path(path).expanduser().absolute())
+        return Folder.of(bsds500.locate() or bsds500.download())
+    if "://" not in path:
+        found = bsds500.find(Path(path).expanduser().absolute())
+        return None if found is None else Folder.of(found)
+    folder = Folder.of(path)
+    try:
+        names = set(folder.files(recursive=True))
+    except OSError as error:
+        raise UserError(f"{path} cannot be listed: {first_line(error)}") from None
+    for layout in bsds500.LAYOUTS:
+        prefix = f"{layout}/" if layout else ""
+        if all(f"{prefix}{name}" in names for name in bsds500.manifest()):
+            return folder / layout if layout else folder
+    return None
 
 
-def _bsds500(root: Path) -> dict[str, list[tuple[str, str]]]:
-    return _by_folder([(str(root / name), name) for name in bsds500.manifest()])
+def _bsds500(root: Folder) -> dict[str, list[tuple[str, str]]]:
+    return _by_folder([(root.path_of(name), name) for name in bsds500.manifest()])
 
 
 def _by_folder(images: Iterable[tuple[str, str]]) -> dict[str, list[tuple[str, str]]]:

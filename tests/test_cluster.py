@@ -1,9 +1,25 @@
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
 import pytest
 import ray
+import yaml
 
-from raydae.cluster import Workers, choose_trials, choose_workers
+from raydae import cluster
+from raydae.cluster import (
+    Workers,
+    check_shared,
+    choose_trials,
+    choose_workers,
+    hide_token,
+    wait_for,
+)
 from raydae.config import Config
 from raydae.errors import UserError
+from raydae.images import ImageSets
+from raydae.storage import Folder
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -85,3 +101,109 @@ def pretend(monkeypatch: pytest.MonkeyPatch, nodes: list[tuple[int, int]]) -> No
     monkeypatch.setattr(ray, "nodes", lambda: told)
     gpus, cpus = (sum(kind) for kind in zip(*nodes, strict=True))
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": gpus, "CPU": cpus})
+
+
+@pytest.fixture
+def growing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
+    """A cluster of `ray up` with a head alone; what it may grow to is to be filled in."""
+    monkeypatch.setenv("RAY_ADDRESS", "elsewhere")
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 0}}])
+    config = {
+        "max_workers": 5,
+        "head_node_type": "head",
+        "available_node_types": {
+            "head": {"resources": {"CPU": 0}, "max_workers": 0},
+            "cpu": {"resources": {"CPU": 16}, "max_workers": 4},
+            "gpu": {"resources": {"CPU": 8, "GPU": 1}, "max_workers": 4},
+        },
+    }
+    file = tmp_path / "ray_bootstrap_config.yaml"
+    file.write_text(yaml.safe_dump(config))
+    monkeypatch.setattr(cluster, "AUTOSCALING", file)
+    return config
+
+
+@pytest.mark.usefixtures("growing")
+def test_a_cluster_that_grows_is_used_as_large_as_it_can_get() -> None:
+    # Five nodes at most, those with GPUs first; begun with the first of them.
+    assert choose_workers(None, "auto", Config())[0] == Workers(1, 4, True, 1)
+    assert choose_workers((2, 2), "auto", Config())[0] == Workers(2, 2, True, 1)
+    assert choose_workers((2, 2), "no", Config())[0] == Workers(2, 2, False, 16)
+    with pytest.raises(UserError, match="there are 4"):
+        choose_workers((5, 5), "auto", Config())
+
+
+def test_waiting_says_what_is_lacking(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    answers = iter([False, False, True])
+    removed: list[object] = []
+
+    class Group:
+        def wait(self, timeout_seconds: float) -> bool:
+            return next(answers)
+
+    def group(wish: list[dict[str, float]]) -> Group:
+        assert wish == [{"CPU": 3, "GPU": 1}] * 2 + [{"CPU": 1}]
+        return Group()
+
+    monkeypatch.setattr(cluster, "placement_group", group)
+    monkeypatch.setattr(cluster, "remove_placement_group", removed.append)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0})
+    wait_for(Workers(2, 4, True, 3), said.append)
+    assert said == [
+        "waiting for nodes to run 2 to 4 GPU workers: the cluster has 0 GPUs and 8 CPUs now"
+    ]
+    assert len(removed) == 1
+
+
+def test_what_there_is_needs_no_waiting() -> None:
+    said: list[str] = []
+    wait_for(Workers(2, 2, False, 1), said.append)
+    assert not said
+
+
+def test_one_machine_sees_its_own_files(sets: ImageSets, tmp_path: Path) -> None:
+    check_shared(Folder.of(tmp_path), sets)
+    check_shared(Folder("s3://nowhere/at/all"), sets)
+
+
+def test_a_storage_that_other_nodes_do_not_see(
+    sets: ImageSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".claim").write_text("process 1")
+    (this,) = ray.nodes()
+    monkeypatch.setattr(ray, "nodes", lambda: [this])
+    context = ray.get_runtime_context()
+    monkeypatch.setattr(type(context), "get_node_id", lambda self: "another")
+    here = os.getpid()
+    # What runs on the other node looks at a disk of its own.
+    elsewhere = lambda file: ("other", "seen" if os.getpid() == here else "")  # noqa: E731
+    monkeypatch.setattr(cluster, "_here", elsewhere)
+    with pytest.raises(UserError, match=r"\.claim is not what other sees there; give --storage"):
+        check_shared(Folder.of(tmp_path), sets)
+
+
+def test_the_token_is_made_for_its_owner_s_eyes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    token = tmp_path / ".ray" / "auth_token"
+    hide_token()
+    made = token.read_text()
+    assert len(made) >= 32
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    token.chmod(0o644)  # as Ray leaves it
+    hide_token()
+    assert token.read_text() == made
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    assert [path.name for path in token.parent.iterdir()] == ["auth_token"]
+
+
+def test_a_home_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".ray").write_text("a file")
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "x")
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    hide_token()
+    assert len(os.environ["RAY_AUTH_TOKEN"]) >= 32

@@ -27,8 +27,8 @@ def run(command: str, home: Path) -> str:
     ray = home / "bin" / "ray"
     ray.parent.mkdir(exist_ok=True)
     ray.write_text(
-        '#!/bin/sh\necho "ray $*" at $(pwd) with token=$RAY_AUTH_MODE '
-        "usage=$RAY_USAGE_STATS_ENABLED\n"
+        '#!/bin/sh\necho "ray $*" at $(pwd) with data=$RAYDAE_DATA storage=$RAYDAE_STORAGE '
+        "token=$RAY_AUTH_MODE usage=$RAY_USAGE_STATS_ENABLED\n"
     )
     ray.chmod(0o755)
     path = f"{ray.parent}:{os.environ['PATH']}"
@@ -123,6 +123,10 @@ def test_ray_reports_no_usage(kind: str, tmp_path: Path) -> None:
 def test_ray_starts_in_the_project_s_folder(kind: str, tmp_path: Path) -> None:
     assert CONFIG["file_mounts"]["~/raydae"] == "."
     assert f" at {tmp_path}/raydae with " in start(kind, tmp_path)
+
+
+def test_jobs_need_name_neither_data_nor_storage(tmp_path: Path) -> None:
+    assert " data=s3://CHANGE-ME/BSDS500 storage=s3://CHANGE-ME/runs " in start("head", tmp_path)
 
 
 def test_the_dashboard_listens_on_loopback(tmp_path: Path) -> None:

@@ -123,6 +123,15 @@ def test_a_uri_is_a_folder_too(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(remote.val[0].uri), draw(0))
 
 
+def test_a_cluster_s_images_serve_where_none_are_named(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAYDAE_DATA", pictures.as_uri())
+    assert len(find_images(DataConfig(patch_size=16)).train) == 8
+    name, images = evaluation_images(None, None)
+    assert (name, len(images)) == (pictures.name, 10)
+
+
 def test_two_split_folders_of_three_are_no_split(tmp_path: Path) -> None:
     shutil.rmtree(draw_folder(tmp_path) / "val")
     with pytest.raises(UserError, match="folders train and test but no val"):
@@ -185,6 +194,16 @@ def test_both_protocols_on_bsds500(bsds500: Path) -> None:
     assert {Path(name).stem for name in names(literature.test)} == data.CBSD68
     hashes = {file.sha256 for files in (own.train, own.val, own.test) for file in files}
     assert len(hashes) == 500
+
+
+@pytest.mark.parametrize("folder", [".", "..", "../.."])
+def test_bsds500_behind_a_uri_is_known_by_its_files(bsds500: Path, folder: str) -> None:
+    root = data.find(bsds500)
+    assert root is not None
+    uri = (root / folder).resolve().as_uri()
+    name, images = evaluation_images(uri, "cbsd68")
+    assert (name, len(images)) == ("CBSD68", 68)
+    assert images[0][0] == f"{root.as_uri()}/{images[0][1]}"
 
 
 def test_a_copy_of_bsds500_short_of_a_file_is_refused(bsds500: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from raydae import bsds500 as data
 from raydae.images import cbsd68, read_image
 from raydae.metrics import psnr, ssim, to_uint8
 from raydae.noise import evaluation_noise
+from raydae.storage import Folder
 
 
 def test_psnr_is_its_definition() -> None:
@@ -49,7 +50,7 @@ def test_noisy_cbsd68_has_the_published_psnr(bsds500: Path, sigma: float, publis
     root = data.find(bsds500)
     assert root is not None
     values = []
-    for uri, _ in cbsd68(root):
+    for uri, _ in cbsd68(Folder.of(root)):
         clean = read_image(uri)
         values.append(psnr(clean, evaluation_noise(clean, sigma) * 255))
     assert len(values) == 68

@@ -14,7 +14,7 @@ from raydae import cli
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 COMMANDS = [
-    line.partition("#")[0].strip().rpartition("&& ")[2]
+    line.partition("#")[0].strip().rpartition("&& ")[2].rpartition(" -- ")[2]
     for block in re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
     for line in block.splitlines()
 ]
