@@ -198,8 +198,9 @@ def test_both_protocols_on_bsds500(bsds500: Path) -> None:
 
 @pytest.mark.parametrize("folder", [".", "..", "../.."])
 def test_bsds500_behind_a_uri_is_known_by_its_files(bsds500: Path, folder: str) -> None:
-    root = data.find(bsds500)
-    assert root is not None
+    found = data.find(bsds500)
+    assert found is not None
+    root = found.resolve()
     uri = (root / folder).resolve().as_uri()
     name, images = evaluation_images(uri, "cbsd68")
     assert (name, len(images)) == ("CBSD68", 68)
