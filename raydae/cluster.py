@@ -159,7 +159,9 @@ def choose_workers(
                 f"ask for {gpus}, or use --use-gpu no"
             )
         return Workers(asked[0], asked[1], gpu, threads), word
-    spare = max(cpus - DATA_CPUS, 1)
+    in_cluster = "RAY_ADDRESS" in os.environ
+    beside = 1 if in_cluster else DATA_CPUS
+    spare = max(cpus - beside, 1)
     shares = range(max(node.cpus for node in nodes), 1, -1)
     threads = config.threads or next(
         (
@@ -172,10 +174,13 @@ def choose_workers(
     fitting = min(sum(node.cpus // threads for node in nodes), spare // threads)
     if asked[0] > fitting:
         raise UserError(
-            f"{_plural(asked[0], 'worker')} of {_plural(threads, 'CPU')} and {DATA_CPUS} CPUs to "
-            f"make samples are more than the {cpus} there are; lower --num-workers or --threads"
+            f"{_plural(asked[0], 'worker')} of {_plural(threads, 'CPU')} and "
+            f"{_plural(beside, 'CPU')} to make samples are more than the {cpus} there are; lower "
+            "--num-workers or --threads"
         )
-    return Workers(asked[0], min(asked[1], fitting), gpu, threads), word
+    # Workers may grow with the cluster, unless they would take the last CPU from the samples.
+    may_grow = in_cluster and any(node.cpus % threads for node in nodes)
+    return Workers(asked[0], asked[1] if may_grow else min(asked[1], fitting), gpu, threads), word
 
 
 def choose_trials(

@@ -48,6 +48,19 @@ def test_elastic_workers_are_capped_by_what_there_is() -> None:
     assert (workers.least, workers.most) == (1, min(8, cpus - 2))
 
 
+def test_elastic_workers_may_outgrow_a_cluster_that_keeps_a_cpu_for_the_samples(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = Config(threads=2)
+    pretend(monkeypatch, [(0, 3)])
+    assert choose_workers((1, 4), "auto", config)[0] == Workers(1, 4, False, 2)
+    pretend(monkeypatch, [(0, 4)])
+    assert choose_workers((1, 4), "auto", config)[0] == Workers(1, 1, False, 2)
+    pretend(monkeypatch, [(0, 2)])
+    with pytest.raises(UserError, match="1 worker of 2 CPUs and 1 CPU to make samples"):
+        choose_workers((1, 4), "auto", config)
+
+
 def test_how_they_are_told_of() -> None:
     assert str(Workers(1, 1, False, 2)) == "1 CPU worker of 2 threads"
     assert str(Workers(2, 8, False, 1)) == "2 to 8 CPU workers of 1 thread"
