@@ -61,7 +61,7 @@ class Workers:
 def set_environment() -> None:
     """What Ray Train reads in the process that starts it."""
     for name, value in {
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",  # of all workers; at 0.2 s it takes 2 % of a core
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",  # 0.8 % of a core; at 0.2 s it was 1.4
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # importing torch can take a minute
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",

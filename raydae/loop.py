@@ -67,7 +67,7 @@ class Context:
     preempted: Callable[[], bool] = lambda: False
     """Called on all ranks now and then: whether a machine is about to be taken away."""
     place: str = ""
-    """Which machine this is, for the history."""
+    """Which machine and process this is, for the history."""
 
     def total(self, values: Tensor) -> Tensor:
         """The sum over all workers, in place; float64, any shape."""
@@ -125,8 +125,8 @@ def train(
     Raises:
         RuntimeError: the stream brought other samples than the step's.
     """
-    # Filters that have died leave numbers below 1e-38 in Muon's products, which a CPU multiplies
-    # fifty times more slowly. Before the first of torch's threads starts, which inherits it.
+    # Dead filters leave numbers below 1e-38 in Muon's products, which are slow to multiply: its
+    # steps took half of the time, and now a twelfth. Torch's threads, started later, inherit this.
     torch.set_flush_denormal(True)
     if context.threads is not None:
         torch.set_num_threads(context.threads)

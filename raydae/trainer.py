@@ -9,7 +9,6 @@ import contextlib
 import os
 import socket
 import sys
-import tempfile
 import threading
 import time
 import traceback
@@ -127,7 +126,7 @@ def train_on_ray(
     with contextlib.suppress(OSError):
         run.folder.delete(".ray")
     outcome: Outcome | None
-    status, outcome, incidents = ray.get(channel.look.remote())
+    status, outcome, _ = ray.get(channel.look.remote())
     if status is not None:
         on_status(status)
     if outcome is not None:
@@ -219,7 +218,9 @@ def join(context: Context, one_node: bool, timeout_s: float) -> None:
     address = ray.util.get_node_ip_address()
     if one_node:
         device = "lo" if sys.platform == "linux" else "lo0"
-        meeting = f"file://{tempfile.gettempdir()}/raydae-{uuid.uuid4().hex}"
+        # In Ray's own folder: workers that are killed leave the file behind.
+        folder = ray._private.worker._global_node.get_session_dir_path()
+        meeting = f"file://{folder}/raydae-{uuid.uuid4().hex}"
     else:
         device = _device_of(address)
         with socket.socket() as probe:
