@@ -36,6 +36,7 @@ from rich.progress import (
 )
 
 from raydae.errors import UserError
+from raydae.storage import Folder
 
 if sys.platform != "win32":
     import fcntl
@@ -116,7 +117,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "raydae"
 
 
-def find(folder: Path) -> Path | None:
+def find(folder: Folder) -> Folder | None:
     """Find BSDS500 in a folder by the names of its files; other files there do not matter.
 
     Args:
@@ -124,8 +125,8 @@ def find(folder: Path) -> Path | None:
             in which the archive was unpacked.
 
     Returns:
-        The absolute path of the folder that holds train, val and test; None if ``folder`` is
-        something else or does not exist.
+        The folder that holds train, val and test; None if ``folder`` is something else or does
+        not exist.
 
     Raises:
         UserError: A tenth or more of the files are there, but not all; or a folder is unreadable.
@@ -133,8 +134,8 @@ def find(folder: Path) -> Path | None:
     names = list(manifest())
     place, missing = folder, names
     for layout in LAYOUTS:
-        candidate = folder.absolute() / layout
-        present = {f"{split}/{name}" for split in _SPLITS for name in _list(candidate / split)}
+        candidate = folder / layout if layout else folder
+        present = {f"{split}/{name}" for split in _SPLITS for name in _names(candidate / split)}
         absent = [name for name in names if name not in present]
         if not absent:
             return candidate
@@ -165,23 +166,23 @@ def verify(folder: Path) -> None:
         )
 
 
-def locate() -> Path | None:
+def locate() -> Folder | None:
     """Find the user's BSDS500: in ``$RAYDAE_DATA``, in ``data/BSDS500``, in the cache folder.
 
     Returns:
-        The absolute path of the folder that holds train, val and test; None if there is none.
+        The folder that holds train, val and test; None if there is none.
 
     Raises:
         UserError: ``RAYDAE_DATA`` is set but holds no BSDS500, or a copy lacks files.
     """
     if named := os.environ.get("RAYDAE_DATA"):
-        if found := find(Path(named).expanduser()):
+        if found := find(Folder.of(named)):
             return found
         raise UserError(
             f"RAYDAE_DATA is {named}, where there is no BSDS500: "
             "set it to the folder that holds train, val and test, or unset it"
         )
-    return find(Path("data/BSDS500")) or find(cache_folder() / "BSDS500")
+    return find(Folder.of("data/BSDS500")) or find(Folder.of(cache_folder() / "BSDS500"))
 
 
 def download(
@@ -209,9 +210,9 @@ def download(
         UserError: The target is something else, or a damaged BSDS500.
     """
     target = (target or cache_folder() / "BSDS500").expanduser().resolve()
-    if there := find(target):
-        verify(there)
-        return there
+    if (there := find(Folder.of(target))) and there.local:
+        verify(there.local)
+        return there.local
     if target.is_file() or _list(target):
         raise UserError(f"{target} is not BSDS500: name a folder that does not exist yet")
     console = console or Console(stderr=True)
@@ -365,7 +366,7 @@ def _publish(folder: Path, target: Path) -> None:
     try:
         folder.rename(target)
     except OSError:
-        if find(target) is None:
+        if find(Folder.of(target)) is None:
             raise
 
 
@@ -384,6 +385,16 @@ def _list(folder: Path) -> list[str]:
     """The names in a folder; none where there is no folder."""
     try:
         return [path.name for path in folder.iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read: {_reason(error)}") from error
+
+
+def _names(folder: Folder) -> list[str]:
+    """The names of the files in a folder or behind a URI; none where there is no folder."""
+    try:
+        return folder.files()
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:

@@ -62,7 +62,9 @@ def set_environment() -> None:
     """What Ray Train reads in the process that starts it."""
     for name, value in {
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",  # 0.8 % of a core; at 0.2 s it was 1.4
-        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # importing torch can take a minute
+        # For room for the workers: after the loss of a node Ray Train asks for as many as before
+        # at first, and for what there is when this is over.
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -258,26 +260,36 @@ def _planned(use_gpu: str) -> list[Node]:
     return [node for node in reversed(most) if node.cpus][: config.get("max_workers")]
 
 
+def shortage(workers: Workers) -> str:
+    """What the cluster is too small for now, in a line; empty: the least of the workers fit."""
+    have = _node(ray.cluster_resources())
+    if have.cpus >= workers.least * workers.threads and have.gpus >= workers.least * workers.gpu:
+        return ""
+    return (
+        f"waiting for nodes to run {workers}: the cluster has {_plural(have.gpus, 'GPU')} and "
+        f"{_plural(have.cpus, 'CPU')} now"
+    )
+
+
 def wait_for(workers: Workers, say: Callable[[str], object]) -> None:
-    """Waits until the nodes of the workers are there, where a cluster grows with what is asked for.
+    """Waits until a cluster has room for the least of the workers, and asks it to grow for them.
 
     Args:
-        workers: what is waited for, the least of it.
+        workers: what is waited for.
         say: called with what is lacking, when that changes.
     """
+    if "RAY_ADDRESS" not in os.environ:
+        return
     each = {"CPU": workers.threads, **({"GPU": 1} if workers.gpu else {})}
     # Asked for like this, the nodes are asked for no longer when this process is gone.
     group = placement_group([*[each] * workers.least, {"CPU": 1}])
-    told = None
+    told = ""
     try:
         while not group.wait(timeout_seconds=5):
-            have = _node(ray.cluster_resources())
-            if have != told:
-                say(
-                    f"waiting for nodes to run {workers}: the cluster has {have.gpus} GPUs and "
-                    f"{have.cpus} CPUs now"
-                )
-                told = have
+            lacking = shortage(workers) or f"waiting for room to run {workers}: the cluster is busy"
+            if lacking != told:
+                say(lacking)
+                told = lacking
     finally:
         remove_placement_group(group)
 

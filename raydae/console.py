@@ -216,6 +216,18 @@ def result_table(rows: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
+def benchmark_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """What was measured: medians, and how far the measurements lay apart."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("part", "what", "median", "least", "most", "unit"):
+        number = heading in ("median", "least", "most")
+        table.add_column(heading, justify="right" if number else "left", no_wrap=True)
+    for row in rows:
+        values = [f"{row[key]:,.4g}" for key in ("median", "least", "most")]
+        table.add_row(row["part"], row["what"], *values, row["unit"])
+    return table
+
+
 def _number(value: float | None, form: str) -> str:
     return "-" if value is None else f"{value:{form}}"
 

@@ -20,7 +20,7 @@ from raydae import bsds500, synthetic
 from raydae.config import DataConfig, Protocol
 from raydae.errors import UserError
 from raydae.pictures import read_rgb
-from raydae.storage import Folder, first_line, split_path
+from raydae.storage import Folder, split_path
 
 SPLITS = ("train", "val", "test")
 SYNTHETIC = "the embedded synthetic set (dead leaves)"
@@ -257,20 +257,8 @@ def _named_uri() -> str | None:
 def _find_bsds500(path: str | None) -> Folder | None:
     """The folder of BSDS500's splits: found where no path is given, else if the path is BSDS500."""
     if path is None:
-        return Folder.of(bsds500.locate() or bsds500.download())
-    if "://" not in path:
-        found = bsds500.find(Path(path).expanduser().absolute())
-        return None if found is None else Folder.of(found)
-    folder = Folder.of(path)
-    try:
-        names = set(folder.files(recursive=True))
-    except OSError as error:
-        raise UserError(f"{path} cannot be listed: {first_line(error)}") from None
-    for layout in bsds500.LAYOUTS:
-        prefix = f"{layout}/" if layout else ""
-        if all(f"{prefix}{name}" in names for name in bsds500.manifest()):
-            return folder / layout if layout else folder
-    return None
+        return bsds500.locate() or Folder.of(bsds500.download())
+    return bsds500.find(Folder.of(path))
 
 
 def _bsds500(root: Folder) -> dict[str, list[tuple[str, str]]]:

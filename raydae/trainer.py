@@ -30,7 +30,7 @@ from ray.train.backend import Backend
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydae.channel import Channel
-from raydae.cluster import Workers
+from raydae.cluster import Workers, shortage
 from raydae.config import Config
 from raydae.images import ImageSets
 from raydae.loop import Context, train
@@ -90,12 +90,14 @@ def train_on_ray(
             # Ray Train keeps nothing here but a marker that tells whether all nodes see the place.
             name=".ray",
             storage_path=run.folder.uri,
-            # Dying workers are counted by the channel, which knows of checkpoints.
-            failure_config=ray.train.FailureConfig(max_failures=-1, controller_failure_limit=3),
+            # Starts are counted by the channel, which knows of checkpoints. Waiting for a node that
+            # is to replace a lost one is a failed start for Ray Train, every 20 s.
+            failure_config=ray.train.FailureConfig(max_failures=-1, controller_failure_limit=-1),
         ),
         datasets={"train": lambda: ray.data.range(1)},  # the true ones come from SampleStream
         dataset_config=SampleStream(samples, run.schedule, run.folder),
     )
+    _forget(run.folder)
     errors: list[BaseException] = []
 
     def fit() -> None:
@@ -117,14 +119,13 @@ def train_on_ray(
             say(f"{incident}; started anew from step {status.saved if status else 0}")
         if status != last or len(incidents) > news:
             last, news, last_news = status, len(incidents), time.monotonic()
-        elif time.monotonic() - last_news > SILENCE_S and (lacking := _lacking(workers)):
+        elif time.monotonic() - last_news > SILENCE_S and (lacking := shortage(workers)):
             say(lacking)
             last_news = time.monotonic() + 300  # to say it again seldom
         if stop_asked() and not told:
             channel.stop.remote()
             told = True
-    with contextlib.suppress(OSError):
-        run.folder.delete(".ray")
+    _forget(run.folder)
     outcome: Outcome | None
     status, outcome, _ = ray.get(channel.look.remote())
     if status is not None:
@@ -136,14 +137,10 @@ def train_on_ray(
     return Outcome("failed", f"training ended: {reason}; the same command goes on from there")
 
 
-def _lacking(workers: Workers) -> str:
-    """What the cluster lacks to have the workers at all; empty: nothing."""
-    have, kind = ray.cluster_resources(), "GPU" if workers.gpu else "CPU"
-    needed = workers.least * (1 if workers.gpu else workers.threads)
-    there = int(have.get(kind, 0))
-    if there >= needed:
-        return ""
-    return f"waiting for nodes: the workers need {needed} {kind}s, and the cluster has {there} now"
+def _forget(folder: Folder) -> None:
+    """Deletes what Ray Train noted: cut short by a kill, it could keep a run from going on."""
+    with contextlib.suppress(OSError):
+        folder.delete(".ray")
 
 
 class _Idle(Backend):  # type: ignore[misc]  # Ray ships no types

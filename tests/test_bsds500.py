@@ -17,14 +17,20 @@ import pytest
 from rich.console import Console
 
 from raydae import bsds500
-from raydae.bsds500 import CBSD68, DownloadError, Entry, Source, download, find, locate, verify
+from raydae.bsds500 import CBSD68, DownloadError, Entry, Source, download, locate, verify
 from raydae.errors import UserError
+from raydae.storage import Folder
 
 REAL = Path(__file__).parents[2] / "shared/data/BSDS500"
 NAMES = [f"{split}/{i}.jpg" for split in ("test", "train", "val") for i in range(4)]
 FILES = {name: random.Random(name).randbytes(3000) for name in NAMES}
 
 Answer = Callable[[BaseHTTPRequestHandler], object]
+
+
+def find(path: Path) -> Path | None:
+    found = bsds500.find(Folder.of(path))
+    return None if found is None else found.local
 
 
 class Server:
@@ -203,12 +209,12 @@ def test_locate_asks_the_variable_then_data_then_the_cache(
     names = list(bsds500.manifest())
     assert locate() is None
     cached = make(tmp_path / "cache/raydae/BSDS500", names)
-    assert locate() == cached
+    assert locate() == Folder.of(cached)
     local = make(tmp_path / "data/BSDS500/data/images", names)
-    assert locate() == local
+    assert locate() == Folder.of(local)
     named = make(tmp_path / "named", names)
     monkeypatch.setenv("RAYDAE_DATA", "named")
-    assert locate() == named
+    assert locate() == Folder.of(named)
 
 
 def test_a_wrong_variable_is_never_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,7 +275,9 @@ def test_download_makes_the_target(tmp_path: Path, server: Server, root: str) ->
 @usual
 def test_download_fills_the_cache_where_locate_finds_it(server: Server) -> None:
     source = server.add("a.tgz", pack(FILES))
-    assert download(None, [source], quiet()) == bsds500.cache_folder() / "BSDS500" == locate()
+    folder = download(None, [source], quiet())
+    assert folder == bsds500.cache_folder() / "BSDS500"
+    assert locate() == Folder.of(folder)
 
 
 @usual

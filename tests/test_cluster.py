@@ -162,6 +162,7 @@ def test_waiting_says_what_is_lacking(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "placement_group", group)
     monkeypatch.setattr(cluster, "remove_placement_group", removed.append)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0})
+    monkeypatch.setenv("RAY_ADDRESS", "elsewhere")
     wait_for(Workers(2, 4, True, 3), said.append)
     assert said == [
         "waiting for nodes to run 2 to 4 GPU workers: the cluster has 0 GPUs and 8 CPUs now"
@@ -169,8 +170,10 @@ def test_waiting_says_what_is_lacking(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(removed) == 1
 
 
-def test_what_there_is_needs_no_waiting() -> None:
+def test_what_there_is_needs_no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
+    wait_for(Workers(99, 99, True, 1), said.append)  # Ray of this machine alone never grows
+    monkeypatch.setenv("RAY_ADDRESS", "elsewhere")
     wait_for(Workers(2, 2, False, 1), said.append)
     assert not said
 

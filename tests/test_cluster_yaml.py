@@ -137,6 +137,16 @@ def test_a_worker_looks_for_the_head(tmp_path: Path) -> None:
     assert start("worker", tmp_path).startswith("ray start --address=10.0.0.1:6379 ")
 
 
+def test_a_worker_passes_on_that_it_will_be_taken_away(tmp_path: Path) -> None:
+    (tmp_path / "raydae").mkdir()
+    (tmp_path / "bin").mkdir()
+    told = tmp_path / "told"
+    (tmp_path / "bin" / "python").write_text(f'#!/bin/sh\necho "$PWD $@ $RAY_AUTH_MODE" > {told}\n')
+    (tmp_path / "bin" / "python").chmod(0o755)
+    run(f"{CONFIG['worker_start_ray_commands'][-1]} wait", tmp_path)
+    assert told.read_text() == f"{tmp_path}/raydae -m raydae.spot token\n"
+
+
 def test_the_token_is_for_its_owner_s_eyes(tmp_path: Path) -> None:
     assert CONFIG["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
     token = tmp_path / ".ray" / "auth_token"

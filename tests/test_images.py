@@ -18,6 +18,7 @@ from raydae.images import (
     scan,
     spread_over,
 )
+from raydae.storage import Folder
 from tests.conftest import draw, draw_folder
 
 
@@ -198,23 +199,29 @@ def test_both_protocols_on_bsds500(bsds500: Path) -> None:
 
 @pytest.mark.parametrize("folder", [".", "..", "../.."])
 def test_bsds500_behind_a_uri_is_known_by_its_files(bsds500: Path, folder: str) -> None:
-    found = data.find(bsds500)
+    found = data.find(Folder.of(bsds500))
     assert found is not None
-    root = found.resolve()
+    assert found.local is not None
+    root = found.local.resolve()
     uri = (root / folder).resolve().as_uri()
     name, images = evaluation_images(uri, "cbsd68")
     assert (name, len(images)) == ("CBSD68", 68)
     assert images[0][0] == f"{root.as_uri()}/{images[0][1]}"
 
 
-def test_a_copy_of_bsds500_short_of_a_file_is_refused(bsds500: Path, tmp_path: Path) -> None:
-    root = data.find(bsds500)
-    assert root is not None
+@pytest.mark.parametrize("as_uri", [False, True])
+def test_a_copy_of_bsds500_short_of_a_file_is_refused(
+    bsds500: Path, tmp_path: Path, as_uri: bool
+) -> None:
+    found = data.find(Folder.of(bsds500))
+    assert found is not None
+    assert found.local is not None
+    root, copy = found.local, Folder.of(tmp_path.as_uri() if as_uri else tmp_path)
     for split in ("train", "val", "test"):
         (tmp_path / split).mkdir()
         for file in (root / split).glob("*.jpg"):
             (tmp_path / split / file.name).symlink_to(file)
-    assert data.find(tmp_path) == tmp_path
+    assert data.find(copy) == copy
     shutil.rmtree(tmp_path / "test")
-    with pytest.raises(UserError, match="BSDS500"):
-        find(tmp_path)
+    with pytest.raises(UserError, match="holds 300 of the 500 files of BSDS500"):
+        find_images(DataConfig(path=str(copy)))

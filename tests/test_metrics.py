@@ -47,10 +47,10 @@ def test_rounding_to_uint8() -> None:
 
 @pytest.mark.parametrize(("sigma", "published"), [(15, 24.61), (25, 20.17), (50, 14.15)])
 def test_noisy_cbsd68_has_the_published_psnr(bsds500: Path, sigma: float, published: float) -> None:
-    root = data.find(bsds500)
+    root = data.find(Folder.of(bsds500))
     assert root is not None
     values = []
-    for uri, _ in cbsd68(Folder.of(root)):
+    for uri, _ in cbsd68(root):
         clean = read_image(uri)
         values.append(psnr(clean, evaluation_noise(clean, sigma) * 255))
     assert len(values) == 68

@@ -139,8 +139,8 @@ def test_the_released_model_takes_noise_away_and_leaves_the_rest() -> None:
 
 def test_the_released_model_has_not_seen_cbsd68(bsds500: Path) -> None:
     _, info = load_model("released")
-    root = find(bsds500)
+    root = find(Folder.of(bsds500))
     assert root is not None
-    images, _ = scan(cbsd68(Folder.of(root)))
+    images, _ = scan(cbsd68(root))
     assert len(images) == 68
     assert not {file.sha256 for file in images} & {*info.train_hashes, *info.val_hashes}
