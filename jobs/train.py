@@ -91,6 +91,7 @@ def train_and_test(run: Run, launch: Launch, screen: Console) -> int:
     from raydae import cluster, logs  # with torch, which takes seconds: bad input comes first
 
     cluster.start_ray(asked, run.config.threads, launch.verbose)
+    cluster.wait_for_a_node(screen.print)
     workers, word = cluster.choose_workers(asked, launch.use_gpu, run.config)
     cluster.wait_for(workers, screen.print)
     cluster.check_shared(run.folder, sets)

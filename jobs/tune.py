@@ -115,6 +115,7 @@ def search(folder: Folder, config: Config, launch: Launch, screen: Console) -> i
     try:
         if over < max(samples, len(found.trials)):
             cluster.start_ray((workers, workers), config.threads, launch.verbose)
+            cluster.wait_for_a_node(screen.print)
             cluster.check_shared(folder, sets)
             each, concurrent = cluster.choose_trials(
                 workers, launch.use_gpu, config, max(samples - over, 1), launch.max_concurrent

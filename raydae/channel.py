@@ -38,7 +38,7 @@ class Channel:
         """What ended the workers before these: those who lost a peer can say so, the peer not."""
         before = len(self._workers)
         if now != before and not self._complaints:
-            return f"{now} workers instead of {before}"
+            return f"{now} {'worker' if now == 1 else 'workers'} instead of {before}"
         silent = [
             f"worker {rank} on {place}"
             for rank, place in enumerate(self._workers)

@@ -231,7 +231,11 @@ def choose_trials(
 
 def _nodes(use_gpu: str) -> Sequence[Node]:
     """The nodes there are, or, of a cluster that grows, those there can be."""
-    return _planned(use_gpu) or [_node(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    return _planned(use_gpu) or _present()
+
+
+def _present() -> list[Node]:
+    return [_node(node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
 
 def _node(resources: dict[str, float]) -> Node:
@@ -241,7 +245,8 @@ def _node(resources: dict[str, float]) -> Node:
 def _planned(use_gpu: str) -> list[Node]:
     """The nodes that a cluster of `ray up` can have at most; empty: it tells of none.
 
-    Where there can be more of each kind than in all, those count that are wanted.
+    Where there can be more of each kind than in all, those count that are wanted. Machines
+    that one has (provider: local) are not described there: each counts as the largest present.
 
     It tells where this is its head, as for a job that was submitted.
     """
@@ -249,10 +254,15 @@ def _planned(use_gpu: str) -> list[Node]:
     if "RAY_ADDRESS" not in os.environ or not file.exists():
         return []
     config = yaml.safe_load(file.read_text())
-    kinds = dict(config.get("available_node_types") or {})
-    kinds.pop(config.get("head_node_type"), None)
+    head = config.get("head_node_type")
+    kinds = {
+        name: kind
+        for name, kind in (config.get("available_node_types") or {}).items()
+        if name != head or not kind.get("resources")
+    }
+    largest = max(_present(), key=lambda node: node.cpus)
     most = [
-        _node(kind.get("resources") or {})
+        _node(kind["resources"]) if kind.get("resources") else largest
         for kind in kinds.values()
         for _ in range(kind.get("max_workers", config.get("max_workers", 0)))
     ]
@@ -271,6 +281,16 @@ def shortage(workers: Workers) -> str:
     )
 
 
+def wait_for_a_node(say: Callable[[str], object]) -> None:
+    """Waits until a cluster has a node that works, not its head alone: `ray up` ends before that.
+
+    Args:
+        say: called with what is waited for.
+    """
+    if "RAY_ADDRESS" in os.environ and not any(node.cpus for node in _nodes("auto")):
+        _wait_for_room([{"CPU": 1}], lambda: "waiting for a node that works", say)
+
+
 def wait_for(workers: Workers, say: Callable[[str], object]) -> None:
     """Waits until a cluster has room for the least of the workers, and asks it to grow for them.
 
@@ -281,15 +301,22 @@ def wait_for(workers: Workers, say: Callable[[str], object]) -> None:
     if "RAY_ADDRESS" not in os.environ:
         return
     each = {"CPU": workers.threads, **({"GPU": 1} if workers.gpu else {})}
-    # Asked for like this, the nodes are asked for no longer when this process is gone.
-    group = placement_group([*[each] * workers.least, {"CPU": 1}])
+    busy = f"waiting for room to run {workers}: the cluster is busy"
+    bundles = [*[each] * workers.least, {"CPU": 1}]
+    _wait_for_room(bundles, lambda: shortage(workers) or busy, say)
+
+
+def _wait_for_room(
+    bundles: list[dict[str, int]], lacking: Callable[[], str], say: Callable[[str], object]
+) -> None:
+    # Asked for like this, nodes are asked for no longer when this process is gone.
+    group = placement_group(bundles)
     told = ""
     try:
         while not group.wait(timeout_seconds=5):
-            lacking = shortage(workers) or f"waiting for room to run {workers}: the cluster is busy"
-            if lacking != told:
-                say(lacking)
-                told = lacking
+            if (word := lacking()) != told:
+                say(word)
+                told = word
     finally:
         remove_placement_group(group)
 

@@ -116,7 +116,7 @@ def train_on_ray(
         if status is not None:
             on_status(status)
         for incident in incidents[news:]:
-            say(f"{incident}; started anew from step {status.saved if status else 0}")
+            say(f"{incident}; started anew from the last checkpoint")
         if status != last or len(incidents) > news:
             last, news, last_news = status, len(incidents), time.monotonic()
         elif time.monotonic() - last_news > SILENCE_S and (lacking := shortage(workers)):

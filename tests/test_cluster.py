@@ -146,6 +146,24 @@ def test_a_cluster_that_grows_is_used_as_large_as_it_can_get() -> None:
         choose_workers((5, 5), "auto", Config())
 
 
+def test_machines_that_one_has_count_as_the_largest_present(
+    growing: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = {"resources": {}, "min_workers": 2, "max_workers": 2}  # as Ray has it of them
+    growing.update(head_node_type="local.cluster.node", max_workers=2)
+    growing["available_node_types"] = {"local.cluster.node": kind}
+    cluster.AUTOSCALING.write_text(yaml.safe_dump(growing))
+    said: list[str] = []
+    monkeypatch.setattr(cluster, "_wait_for_room", lambda bundles, lacking, say: say(lacking()))
+    cluster.wait_for_a_node(said.append)
+    assert said == ["waiting for a node that works"]
+    nodes = [{"Alive": True, "Resources": {"CPU": cpus}} for cpus in (0, 8)]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    cluster.wait_for_a_node(said.append)
+    assert len(said) == 1
+    assert choose_workers((2, 2), "auto", Config())[0] == Workers(2, 2, False, 7)
+
+
 def test_waiting_says_what_is_lacking(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     answers = iter([False, False, True])

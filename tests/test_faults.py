@@ -85,7 +85,7 @@ def test_a_worker_that_hangs_is_named_and_replaced(
     assert not hung[0].is_running()
     (incident,) = said
     assert f"(process {hung[0].pid}) died or hung" in incident
-    assert "started anew from step" in incident
+    assert "started anew from the last checkpoint" in incident
 
 
 def test_on_one_machine_only_ray_can_be_reached_and_takes_no_job_without_the_token(

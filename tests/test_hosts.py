@@ -70,9 +70,9 @@ class Lab:
     def run(self, *words: object) -> str:
         return finish(self.popen(*words))
 
-    def cut_off(self, host: str) -> None:
-        """Takes a host's link down."""
-        call("ip", "-n", "raydae-switch", "link", "set", f"to-{host}", "down")
+    def link(self, host: str, state: str) -> None:
+        """Takes a host's link `down`, or `up`."""
+        call("ip", "-n", "raydae-switch", "link", "set", f"to-{host}", state)
 
 
 def environment(folder: Path, host: str) -> dict[str, str]:
@@ -94,6 +94,8 @@ def furnish(folder: Path, host: str) -> None:
     (home / "ray").mkdir(parents=True)
     subprocess.run([sys.executable, "-m", "venv", home / "venv"], check=True)
     (packages,) = (home / "venv").glob("lib/python3*/site-packages")
+    for old in packages.glob("setuptools*"):  # too old in Python 3.10 and 3.11
+        shutil.rmtree(old)
     (packages / "more.pth").write_text(f"{Path(pytest.__file__).parents[1]}\n")
     ray = home / "venv" / "bin" / "ray"
     ray.write_text(f"#!{home}/venv/bin/python\nfrom ray.scripts.scripts import main\n\nmain()\n")
@@ -133,6 +135,7 @@ def boot(folder: Path, host: str, undo: contextlib.ExitStack) -> None:
     Path("/tmp/ray").mkdir(exist_ok=True)
     inside = (
         f"mount --bind {home}/ray /tmp/ray && mount -t tmpfs -o size=8g tmpfs /dev/shm && "
+        f"mount --bind {folder}/ssh_config /etc/ssh/ssh_config && "
         f"exec {SSHD} -D -e -f {home}/sshd_config"
     )
     with (home / "sshd.log").open("w") as log:
@@ -153,7 +156,10 @@ def boot(folder: Path, host: str, undo: contextlib.ExitStack) -> None:
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder = tmp_path_factory.mktemp("lab")
     call("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / "key")
-    call("git", "clone", "-q", ROOT, folder / "clone")
+    # The head has its copy in ~, which ssh takes for the home in the system's list of users.
+    (folder / "ssh_config").write_text(f"IdentityFile {folder}/key\n")
+    ignored = shutil.ignore_patterns(".git", ".*_cache", "__pycache__", "*.egg-info")
+    shutil.copytree(ROOT, folder / "clone", ignore=ignored)
     with contextlib.ExitStack() as undo:
         call("ip", "netns", "add", "raydae-switch")
         undo.callback(call, "ip", "netns", "delete", "raydae-switch")
@@ -185,6 +191,9 @@ def configure(lab: Lab, data: Path, runs: Path) -> None:
     # A host here is a container already.
     for key in ("docker", "initialization_commands", "available_node_types", "head_node_type"):
         del config[key]
+    # Of machines that one has, Ray 2.60's newer autoscaler takes the head for one of the workers.
+    start = config["head_start_ray_commands"]
+    start[-1] = start[-1].replace("export ", "export RAY_enable_autoscaler_v2=0 ", 1)
     file.write_text(yaml.safe_dump(config, sort_keys=False))
 
 
@@ -207,22 +216,31 @@ def test_a_cluster_of_hosts_one_of_which_is_cut_off(lab: Lab, tmp_path: Path) ->
     lab.run("sh", "-c", "umask 077; ray get-auth-token --generate > /dev/null")
     print(lab.run("ray", "up", "-y", "--no-config-cache", "cluster.yaml"))
     tunnel = lab.popen("ray", "dashboard", "cluster.yaml")
-    train = ["python", "jobs/train.py", *ANY_NUMBER, "--data.patches-per-image", "2000"]
+    train = ["python", "jobs/train.py", *ANY_NUMBER, "--data.patches-per-image", "400"]
     train += ["--threads", "2"]
     try:
         wait_for(lambda: lab.popen("ray", "job", "list").wait(60) == 0, "the dashboard")
         words = [*train, "--name", "cut", "--epochs", "1000", "--num-workers", "1:2"]
-        lab.run("ray", "job", "submit", "--no-wait", "--submission-id", "cut", "--", *words)
-        workers = {lab.address("one"), lab.address("two")}
-        wait_for(lambda: hosts(runs / "cut") == workers, "an epoch of both hosts")
-        lab.cut_off("two")
-        wait_for(lambda: hosts(runs / "cut") == {lab.address("one")}, "an epoch of one")
+        job = lab.popen("ray", "job", "submit", "--submission-id", "cut", "--", *words)
+
+        def trained_by(*names: str) -> bool:
+            """Whether these hosts trained the latest epoch."""
+            assert job.poll() is None, job.communicate()[0]
+            return hosts(runs / "cut") == {lab.address(name) for name in names}
+
+        wait_for(lambda: trained_by("one", "two"), "an epoch of both hosts")
+        lab.link("two", "down")
+        wait_for(lambda: trained_by("one"), "an epoch of one host")
         lab.run("ray", "job", "stop", "cut")
-        print(lab.run("ray", "job", "logs", "cut"))
+        output, _ = job.communicate()
+        assert "waiting for a node that works" in output
+        assert "died or hung" in output or "instead of 2" in output
+        print(output)
         done = len(epochs(runs / "cut"))
         words = [*train, "--name", "calm", "--epochs", str(done), "--num-workers", "1"]
         print(lab.run("ray", "job", "submit", "--", *words))
         lab.run("ray", "rsync-down", "cluster.yaml", f"{runs}/calm/", str(tmp_path / "fetched/"))
+        lab.link("two", "up")  # `ray down` would wait two minutes for it
         lab.run("ray", "down", "-y", "cluster.yaml")
     finally:
         tunnel.terminate()
