@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -215,7 +216,7 @@ def test_a_cluster_of_hosts_one_of_which_is_cut_off(lab: Lab, tmp_path: Path) ->
     configure(lab, data, runs)
     lab.run("sh", "-c", "umask 077; ray get-auth-token --generate > /dev/null")
     print(lab.run("ray", "up", "-y", "--no-config-cache", "cluster.yaml"))
-    tunnel = lab.popen("ray", "dashboard", "cluster.yaml")
+    tunnel = lab.popen("ray", "dashboard", "cluster.yaml", start_new_session=True)
     train = ["python", "jobs/train.py", *ANY_NUMBER, "--data.patches-per-image", "400"]
     train += ["--threads", "2"]
     try:
@@ -243,7 +244,7 @@ def test_a_cluster_of_hosts_one_of_which_is_cut_off(lab: Lab, tmp_path: Path) ->
         lab.link("two", "up")  # `ray down` would wait two minutes for it
         lab.run("ray", "down", "-y", "cluster.yaml")
     finally:
-        tunnel.terminate()
+        os.killpg(tunnel.pid, signal.SIGTERM)  # with its ssh
         tunnel.communicate()
     assert (tmp_path / "fetched" / "model.safetensors").exists()
     cut, calm = ([line["loss"] for line in epochs(runs / name)] for name in ("cut", "calm"))
