@@ -126,7 +126,7 @@ def limit(config: Config, images: tuple[ImageFile, ...], seconds: float) -> list
             yield {**batch, "index": np.arange(first, first + schedule.batch_size)}
 
     def stop(status: Status) -> bool:
-        return time.time() > marks[0] + seconds
+        return marks[-1] > marks[0] + seconds
 
     with tempfile.TemporaryDirectory() as folder:
         train(config, sets, Folder.of(folder), Context(tell=stop), resident)
