@@ -18,7 +18,6 @@ from raydae import cli, console
 from raydae.storage import Folder
 
 PARTS = ("train", "feed", "startup", "scaling", "denoise")
-Part = Literal["all", "train", "feed", "startup", "scaling", "denoise"]
 
 
 @dataclass(frozen=True, kw_only=True)

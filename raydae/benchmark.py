@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +26,7 @@ import numpy as np
 from PIL import Image
 
 from raydae import synthetic
+from raydae.cluster import MALLOC, cores
 from raydae.config import Config, load_config
 
 SECONDS = 10.0  # of steady state, for one measurement
@@ -71,6 +72,7 @@ class Bench:
                 "data.path": str(self.folder / "images"),
                 "optim.optimizer": "adam",
                 "optim.epochs": 10**4,
+                "optim.ema": 0,
                 "validation.images": 1,
                 **changes,
             }
@@ -138,7 +140,8 @@ class Bench:
 
     def _opponent(self, side: str, config: Config, seconds: float) -> dict[str, float]:
         command = [sys.executable, "-m", "raydae.opponents", side, seconds, self._write(config)]
-        answer: dict[str, float] = json.loads(self._run(command).splitlines()[-1])
+        tricks = {} if side == "plain" else MALLOC
+        answer: dict[str, float] = json.loads(self._run(command, tricks).splitlines()[-1])
         return answer
 
     def _write(self, config: Config) -> Path:
@@ -146,8 +149,9 @@ class Bench:
         file.write_text(json.dumps(config.to_dict()))
         return file
 
-    def _run(self, command: Sequence[object]) -> str:
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    def _run(self, command: Sequence[object], environment: Mapping[str, str] = {}) -> str:
+        words, env = list(map(str, command)), {**os.environ, **environment}
+        done = subprocess.run(words, capture_output=True, text=True, check=False, env=env)
         if done.returncode:
             raise RuntimeError(f"{command[1]} failed: {done.stdout[-2000:]}{done.stderr[-2000:]}")
         return done.stdout
@@ -253,11 +257,6 @@ class Bench:
                 self.report.add("denoise", f"{size}, {way}: memory", "MiB", peaks)
             self.report.ratios[f"denoise/bare, {size}"] = medians["tiled"] / medians["bare"]
         self.report.ratios["denoise/bare"] = medians["tiled"] / medians["bare"]  # the largest
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

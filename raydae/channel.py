@@ -18,11 +18,11 @@ class Channel:
         self._workers: list[str] = []
         self._complaints: dict[int, str] = {}
         self._incidents: list[str] = []
-        self._saved, self._starts = -1, 0
+        self._saved, self._starts, self._failures = -1, 0, 0
 
     def begin(self, workers: list[str]) -> Outcome | None:
         """The workers start, in order of rank; an outcome where they have done so too often."""
-        self._starts += 1
+        self._starts, self._failures = self._starts + 1, 0
         if self._workers:
             self._incidents.append(self._incident(len(workers)))
         self._workers, self._complaints = workers, {}
@@ -33,6 +33,18 @@ class Channel:
             f"the workers died {MOST_STARTS} times without a new checkpoint; the last time: "
             f"{self._incidents[-1]}",
         )
+
+    def fail(self, problem: str) -> bool:
+        """The workers ended, or could not start; whether to give up, as they never do."""
+        self._failures += 1
+        if self._failures < MOST_STARTS:
+            return False
+        reason = self.last_words() or problem
+        self._outcome = Outcome(
+            "failed",
+            f"the workers could not be started {MOST_STARTS} times; the last time: {reason}",
+        )
+        return True
 
     def _incident(self, now: int) -> str:
         """What ended the workers before these: those who lost a peer can say so, the peer not."""

@@ -29,6 +29,7 @@ SHORT_FLAGS = {
     "data.path": "--data",
     "data.protocol": "--protocol",
     "noise.sigma": "--sigma",
+    "noise.on": "--noise-on",
     "model.name": "--model",
     "optim.lr": "--lr",
     "optim.batch_size": "--batch-size",

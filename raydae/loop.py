@@ -41,6 +41,7 @@ from raydae.modelfile import (
 from raydae.models import build
 from raydae.noise import SCALE, evaluation_noise
 from raydae.optim import average, learning_rate, loss_of, make_optimizer
+from raydae.philox import add_noise
 from raydae.restore import Denoiser, autocast, channels_last
 from raydae.runs import Checkpoints, Outcome, Progress, Status
 from raydae.samples import Schedule
@@ -279,8 +280,7 @@ class _Run:
             raise RuntimeError(f"the stream brought sample {batch['index'][0]}, not {share[0]}")
         replaced = batch["unreadable"][:rows]
         self.unreadable.update(self.sets.train[number].name for number in replaced[replaced >= 0])
-        clean = self._to_device(batch["clean"][:rows]).float() / 255
-        noisy = self._to_device(batch["noisy"][:rows]).float() / SCALE
+        clean, noisy = self._patches({name: column[:rows] for name, column in batch.items()})
 
         started = self.seconds.now()
         optim = self.config.optim
@@ -307,12 +307,24 @@ class _Run:
     def _on_last_gradient(self, parameter: Tensor) -> None:
         self.computed = self.seconds.now()
 
-    def _to_device(self, patches: NDArray[Any]) -> Tensor:
-        """(n, h, w, 3) as torch's (n, 3, h, w) in channels_last: the same bytes."""
-        tensor = torch.from_numpy(patches.copy())  # blocks are shared memory, not to be written to
+    def _patches(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The clean and the noisy patches of a share, without padding: (n, 3, h, w), float32.
+
+        They are channels_last, as torch calls the order that the bytes have.
+        """
+        clean = self._to_device(batch["clean"])
+        if "noisy" in batch:
+            noisy = self._to_device(batch["noisy"]).float() / SCALE
+        else:
+            sigma, first = self._to_device(batch["sigma"]), int(batch["index"][0])
+            noisy = add_noise(clean, sigma, first, self.config.seed)
+        return (clean.float() / 255).permute(0, 3, 1, 2), noisy.permute(0, 3, 1, 2)
+
+    def _to_device(self, column: NDArray[Any]) -> Tensor:
+        tensor = torch.from_numpy(column.copy())  # blocks are shared memory, not to be written to
         if self.context.device.type == "cuda":
             tensor = tensor.pin_memory().to(self.context.device, non_blocking=True)
-        return tensor.permute(0, 3, 1, 2)
+        return tensor
 
     def _agree(self, checkpoint_s: float, gap: int) -> tuple[bool, bool, int, list[float]]:
         """What all workers do next, by rank 0's word, and the losses since the last agreement.

@@ -30,7 +30,7 @@ def add_noise(
     size = clean.size
     words: NDArray[np.uint64] = rng.bit_generator.random_raw(-(-size // 2))
     bits = words.astype("<u8", copy=False).view("<u2")
-    halves = _half_normals().take(bits[: 2 * size], mode="clip")  # no index is out of range
+    halves = half_normals().take(bits[: 2 * size], mode="clip")  # no index is out of range
     noisy = halves[:size]
     noisy += halves[size:]
     noisy *= np.float32(sigma * SCALE / 255)
@@ -39,7 +39,7 @@ def add_noise(
 
 
 @functools.cache
-def _half_normals() -> NDArray[np.float32]:
+def half_normals() -> NDArray[np.float32]:
     """The quantiles of a normal distribution of variance 1/2 in 2^16 equal parts."""
     normal = NormalDist()
     upper = np.array([normal.inv_cdf((i + 0.5) / 2**16) for i in range(2**15, 2**16)])

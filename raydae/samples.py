@@ -113,6 +113,8 @@ class Samples:
     patch_size: int
     patches_per_image: int
     crops_per_visit: int
+    noisy: bool = True
+    """Whether the noise is made here, or only its level drawn."""
 
     @classmethod
     def of(cls, config: Config, images: tuple[ImageFile, ...]) -> "Samples":
@@ -124,6 +126,7 @@ class Samples:
             patch_size=config.data.patch_size,
             patches_per_image=config.data.patches_per_image,
             crops_per_visit=config.data.crops_per_visit,
+            noisy=config.noise.on == "cpu",
         )
 
     def block(self, shares: Sequence[range], rows: int) -> dict[str, NDArray[Any]]:
@@ -137,7 +140,8 @@ class Samples:
             Arrays of n = rows * len(shares) rows:
             index: int64 (n,), `PADDING` where a row is only padding.
             clean: uint8 (n, patch, patch, 3), RGB.
-            noisy: int16, the same shape: on the [0, 1] scale by `noise.SCALE`, and not clipped.
+            noisy: int16, the same shape: on the [0, 1] scale by `noise.SCALE`, and not clipped; or
+            sigma: float32 (n,), 0-255 scale, where the noise is made elsewhere.
             unreadable: int32 (n,), the number of an image that could not be read and was
                 replaced, or -1.
 
@@ -147,20 +151,25 @@ class Samples:
         n = rows * len(shares)
         shape = (n, self.patch_size, self.patch_size, 3)
         indices, unreadable = np.full(n, PADDING, np.int64), np.full(n, -1, np.int32)
-        clean, noisy = np.zeros(shape, np.uint8), np.zeros(shape, np.int16)
+        clean, sigma = np.zeros(shape, np.uint8), np.zeros(n, np.float32)
+        noisy = np.zeros(shape, np.int16) if self.noisy else None
         for number, share in enumerate(shares):
             for row, index in enumerate(share, start=number * rows):
                 if index == share[0] or index % self.crops_per_visit == 0:
                     image, replaced = self._visit(index // self.crops_per_visit)
                 indices[row], unreadable[row] = index, replaced
-                noisy[row] = self._sample(image, index, clean[row])
-        return {"index": indices, "clean": clean, "noisy": noisy, "unreadable": unreadable}
+                rng = generator(self.seed, SAMPLE, index)
+                sigma[row] = level = self._crop(rng, image, clean[row])
+                if noisy is not None:
+                    noisy[row] = add_noise(rng, clean[row], level)
+        noise = {"sigma": sigma} if noisy is None else {"noisy": noisy}
+        return {"index": indices, "clean": clean, "unreadable": unreadable, **noise}
 
-    def _sample(
-        self, image: NDArray[np.uint8], index: int, clean: NDArray[np.uint8]
-    ) -> NDArray[np.int16]:
-        """Writes a sample's clean patch into `clean`; returns the noisy one."""
-        rng, size = generator(self.seed, SAMPLE, index), self.patch_size
+    def _crop(
+        self, rng: np.random.Generator, image: NDArray[np.uint8], clean: NDArray[np.uint8]
+    ) -> float:
+        """Writes a sample's clean patch into `clean`; returns its sigma."""
+        size = self.patch_size
         down, right, side, level = rng.random(4).tolist()
         y = int(down * (image.shape[0] - size + 1))
         x = int(right * (image.shape[1] - size + 1))
@@ -168,7 +177,8 @@ class Samples:
         low, high = self.sigma
         part = image.view(PIXEL)[y : y + size, x : x + size, 0]
         clean.view(PIXEL)[..., 0] = _turned(part[:, ::-1] if flip else part, turn)
-        return add_noise(rng, clean, low + (high - low) * level)
+        sigma: float = low + (high - low) * level
+        return sigma
 
     def _visit(self, visit: int) -> tuple[NDArray[np.uint8], int]:
         """The image of a visit, and the number of one that it stands in for, or -1.

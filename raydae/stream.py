@@ -77,7 +77,7 @@ def sample_stream(
     )
     context = stream.context
     context.target_max_block_size = None  # a block is a share: never to be cut or joined
-    patch_bytes = samples.patch_size**2 * 3 * 3 + 12
+    patch_bytes = samples.patch_size**2 * 3 * (3 if samples.noisy else 1) + 16
     context.custom_execution_callback_classes = [_Pause]
     context.execution_options = ExecutionOptions(
         preserve_order=True,

@@ -27,6 +27,8 @@ import ray.train.torch
 import torch
 import torch.distributed as dist
 from ray.train.backend import Backend
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydae.channel import Channel
@@ -93,6 +95,7 @@ def train_on_ray(
             # Starts are counted by the channel, which knows of checkpoints. Waiting for a node that
             # is to replace a lost one is a failed start for Ray Train, every 20 s.
             failure_config=ray.train.FailureConfig(max_failures=-1, controller_failure_limit=-1),
+            callbacks=[_FailedStarts(channel)],
         ),
         datasets={"train": lambda: ray.data.range(1)},  # the true ones come from SampleStream
         dataset_config=SampleStream(samples, run.schedule, run.folder),
@@ -141,6 +144,24 @@ def _forget(folder: Folder) -> None:
     """Deletes what Ray Train noted: cut short by a kill, it could keep a run from going on."""
     with contextlib.suppress(OSError):
         folder.delete(".ray")
+
+
+class _FailedStarts(ControllerCallback):  # type: ignore[misc]  # Ray ships no types
+    """Ends a run whose workers can never start: with no limit set, Ray Train would not."""
+
+    def __init__(self, channel: Any) -> None:
+        self.channel = channel
+
+    def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
+        """Called by Ray Train's controller at each turn; what is raised here ends the run."""
+        error = getattr(current_state, "training_failed_error", None)
+        error = getattr(error, "controller_failure", error)
+        if error is None or isinstance(error, WorkerGroupStartupTimeoutError):  # no room so far
+            return
+        for cause in (*getattr(error, "worker_failures", {}).values(), error.__cause__):
+            error = cause or error
+        if ray.get(self.channel.fail.remote(first_line(error))):
+            raise RuntimeError("the workers cannot be started")
 
 
 class _Idle(Backend):  # type: ignore[misc]  # Ray ships no types

@@ -31,6 +31,22 @@ def test_with_new_checkpoints_there_is_no_limit(channel: Any) -> None:
         channel.tell(status(saved))
 
 
+def test_workers_that_never_start_end_a_run(channel: Any) -> None:
+    channel.begin(["a"])
+    assert [channel.fail("no torch here") for _ in range(MOST_STARTS)] == [False] * 3 + [True]
+    outcome = channel.look()[1]
+    assert outcome.message == (
+        "the workers could not be started 4 times; the last time: no torch here"
+    )
+
+
+def test_a_start_that_succeeds_forgives_those_that_did_not(channel: Any) -> None:
+    for saved in range(5):
+        assert not any(channel.fail("no torch here") for _ in range(MOST_STARTS - 1))
+        assert channel.begin(["a"]) is None
+        channel.tell(status(saved))
+
+
 def test_who_is_silent_is_named(channel: Any) -> None:
     channel.begin(["a", "b", "c"])
     channel.complain(0, "RuntimeError: timed out")

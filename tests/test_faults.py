@@ -88,6 +88,23 @@ def test_a_worker_that_hangs_is_named_and_replaced(
     assert "started anew from the last checkpoint" in incident
 
 
+@pytest.mark.usefixtures("ray_cluster")
+def test_workers_that_can_never_start_end_the_run(
+    config: Config, sets: ImageSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(settings: dict[str, Any]) -> None:
+        raise ImportError("no torch here")
+
+    monkeypatch.setattr(trainer, "_train_worker", broken)
+    run = open_run(Folder.of(tmp_path / "run"), config).begin(sets)
+    outcome = trainer.train_on_ray(
+        run, Workers(1, 1, False, 1), lambda status: None, lambda: False, 1.0
+    )
+    assert outcome.status == "failed"
+    assert outcome.message.startswith("the workers could not be started 4 times; the last time: ")
+    assert outcome.message.endswith("no torch here")
+
+
 def test_on_one_machine_only_ray_can_be_reached_and_takes_no_job_without_the_token(
     tmp_path: Path, photographs: Path
 ) -> None:

@@ -88,7 +88,7 @@ UNET = {
 MUON = {**UNET, "optim.optimizer": "muon", "optim.weight_decay": 0.0}
 
 
-@pytest.mark.parametrize("recipe", [UNET, MUON])
+@pytest.mark.parametrize("recipe", [UNET, MUON, {"noise.on": "device", "noise.sigma": "5:50"}])
 def test_every_part_of_a_recipe_resumes_exactly(
     recipe: dict[str, Any], config: Config, sets: ImageSets, tmp_path: Path
 ) -> None:
@@ -101,6 +101,17 @@ def test_every_part_of_a_recipe_resumes_exactly(
         ours, theirs = (unpack((tmp_path / d / name).read_bytes()) for d in ("whole", "parts"))
         assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
     assert history(tmp_path / "whole") == history(tmp_path / "parts")
+
+
+def test_noise_made_on_the_device_is_that_of_the_level(config: Config, sets: ImageSets) -> None:
+    config = config.override({"noise.on": "device", "noise.sigma": "50"})
+    worker = loop._Run(config, sets, Folder.of("/nowhere"), Context())
+    samples = Samples.of(config, sets.train)
+    clean, noisy = worker._patches(samples.block([range(200, 232)], 32))
+    assert clean.shape == noisy.shape == (32, 3, 16, 16)
+    assert torch.equal(clean[5], worker._patches(samples.block([range(205, 206)], 1))[0][0])
+    assert torch.equal(noisy[5], worker._patches(samples.block([range(205, 206)], 1))[1][0])
+    assert float((noisy - clean).std()) * 255 == pytest.approx(50, rel=0.01)
 
 
 def test_the_averaged_weights_are_kept(config: Config, sets: ImageSets, tmp_path: Path) -> None:

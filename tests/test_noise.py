@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from raydae.noise import SCALE, _half_normals, add_noise, evaluation_noise
+from raydae.noise import SCALE, add_noise, evaluation_noise, half_normals
 from raydae.samples import generator
 
 EXPECTED = "1170afe649281d5cf10b2cde574c1d60719eb539228640f1a237f3627516f6fa"
@@ -29,7 +29,7 @@ def test_noise_is_gaussian_and_of_the_level_asked_for() -> None:
 
 @pytest.mark.parametrize(("level", "off"), [(1, 1e-3), (2, 1e-3), (3, 1e-3), (4, 0.02), (5, 0.2)])
 def test_the_tails_are_those_of_a_normal_distribution(level: float, off: float) -> None:
-    halves = _half_normals().astype(np.float64)  # of all 2^32 sums, those above the level
+    halves = half_normals().astype(np.float64)  # of all 2^32 sums, those above the level
     above = np.mean(1 - np.searchsorted(halves, level - halves, side="right") / len(halves))
     assert above == pytest.approx(stats.norm.sf(level), rel=off)
     assert 2 * np.mean(halves**2) == pytest.approx(1, abs=1e-6)

@@ -89,6 +89,16 @@ def test_a_range_of_sigma_is_drawn_uniformly_for_each_patch(samples: Samples) ->
     assert levels.mean() == pytest.approx(30, abs=2)
 
 
+def test_where_the_noise_is_made_elsewhere_its_level_is_the_same(samples: Samples) -> None:
+    samples = dataclasses.replace(samples, sigma=(5, 55))
+    here = samples.block([range(16)], 16)
+    left = dataclasses.replace(samples, noisy=False).block([range(16)], 16)
+    np.testing.assert_array_equal(left["clean"], here["clean"])
+    assert "noisy" not in left
+    noise = here["noisy"] / SCALE * 255 - here["clean"]
+    assert left["sigma"] == pytest.approx(noise.reshape(16, -1).std(axis=1), rel=0.1)
+
+
 def test_a_pass_visits_every_image_equally_in_an_order_of_its_own(samples: Samples) -> None:
     visits = len(samples.images) * 2
     orders = [
