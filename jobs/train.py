@@ -7,12 +7,14 @@ RAY_ADDRESS names, tests, and leaves everything in runs/NAME. The same command w
 goes on where a run ended.
 """
 
+import importlib
 import json
 import os
 import secrets
 import shlex
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -135,7 +137,11 @@ def train(run: Run, workers: "Workers", launch: Launch, screen: Console) -> Outc
     ):
         events.write(run.progress.history)
 
+        loading = threading.Thread(target=importlib.import_module, args=["raydae.evaluation"])
+
         def on_status(status: Status) -> None:
+            if loading.ident is None:
+                loading.start()  # torch, which the test needs and takes seconds
             display.show(status)
             events.write(status.history)
 

@@ -99,6 +99,7 @@ def start_ray(
     workers = asked[1] if asked else 1
     training = max(cores(), workers * (threads or 1))
     hide_token()
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nothing takes this machine
     for name, value in MALLOC.items():
         os.environ.setdefault(name, value)
     try:

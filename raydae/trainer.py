@@ -1,4 +1,4 @@
-"""The training loop under Ray Train.
+"""The training loop under Ray Train: the driver's part. It imports no torch, which takes seconds.
 
 Checkpoints are the loop's own, not Ray Train's: they survive a kill at any byte, a plain process
 writes the same ones, and Ray's run state, which is not written atomically, is never needed. Ray
@@ -6,36 +6,26 @@ Train starts the workers, shares out the samples, and starts anew when a worker 
 """
 
 import contextlib
-import os
-import socket
-import sys
+import itertools
 import threading
 import time
-import traceback
-import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
-import psutil
 import ray
 import ray.data
 import ray.train
-import ray.train.collective
-import ray.train.torch
-import torch
-import torch.distributed as dist
-from ray.train.backend import Backend
+from numpy.typing import NDArray
+from ray.train.backend import Backend, BackendConfig
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.callback import ControllerCallback
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydae.channel import Channel
 from raydae.cluster import Workers, shortage
-from raydae.config import Config
-from raydae.images import ImageSets
-from raydae.loop import Context, train
 from raydae.runs import Outcome, Run, Status
 from raydae.samples import Samples, Schedule
 from raydae.storage import Folder, first_line
@@ -70,7 +60,7 @@ def train_on_ray(
     # Where the driver is, so that no other node's loss takes it.
     channel: Any = Channel.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]  # Ray adds it
     fixed = workers.least == workers.most
-    trainer = ray.train.torch.TorchTrainer(
+    trainer = DataParallelTrainer(
         _train_worker,
         train_loop_config={
             "config": run.config,
@@ -82,7 +72,7 @@ def train_on_ray(
             # A resize of an elastic run comes without notice.
             "checkpoint_minutes": checkpoint_minutes if fixed else min(checkpoint_minutes, 1.0),
         },
-        torch_config=_NoGroup(),
+        backend_config=_NoGroup(),
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers.least if fixed else (workers.least, workers.most),
             use_gpu=workers.gpu,
@@ -156,7 +146,8 @@ class _FailedStarts(ControllerCallback):  # type: ignore[misc]  # Ray ships no t
         """Called by Ray Train's controller at each turn; what is raised here ends the run."""
         error = getattr(current_state, "training_failed_error", None)
         error = getattr(error, "controller_failure", error)
-        if error is None or isinstance(error, WorkerGroupStartupTimeoutError):  # no room so far
+        no_room = isinstance(error, WorkerGroupStartupTimeoutError)  # so far
+        if error is None or no_room or current_state.is_terminal():
             return
         for cause in (*getattr(error, "worker_failures", {}).values(), error.__cause__):
             error = cause or error
@@ -171,7 +162,7 @@ class _Idle(Backend):  # type: ignore[misc]  # Ray ships no types
 
 
 @dataclass
-class _NoGroup(ray.train.torch.TorchConfig):  # type: ignore[misc]  # Ray ships no types
+class _NoGroup(BackendConfig):  # type: ignore[misc]  # Ray ships no types
     """No process group by Ray, whose rendezvous listens on all addresses, for one worker too."""
 
     @property
@@ -180,99 +171,18 @@ class _NoGroup(ray.train.torch.TorchConfig):  # type: ignore[misc]  # Ray ships 
 
 
 def _train_worker(settings: dict[str, Any]) -> None:
-    """One worker of Ray Train."""
-    config: Config = settings["config"]
-    sets: ImageSets = settings["sets"]
-    folder: Folder = settings["folder"]
-    channel = settings["channel"]
-    place = ray.train.get_context()
-    mouth = _Mouth(channel)
-    here = f"{ray.util.get_node_ip_address()} (process {os.getpid()})"
-    context = Context(
-        rank=place.get_world_rank(),
-        workers=place.get_world_size(),
-        device=ray.train.torch.get_device(),
-        threads=settings["threads"],
-        tell=mouth,
-        preempted=lambda: ray.train.get_preemption_info() is not None,
-        place=here,
-    )
-    if context.device.type == "cuda":
-        torch.cuda.set_device(context.device)
-    try:
-        one_node = place.get_local_world_size() == context.workers
-        join(context, one_node, settings["timeout_s"])
-        places = context.gather(here)
-        verdict = ray.get(channel.begin.remote(places)) if context.rank == 0 else None
-        outcome: Outcome | None = context.gather(verdict)[0]
-        rows = Schedule.of(config, len(sets.train)).share_rows(context.workers)
-        outcome = outcome or train(
-            config,
-            sets,
-            folder,
-            context,
-            lambda _: shares(ray.train.get_dataset_shard("train"), rows),
-            settings["checkpoint_minutes"],
-        )
-    except Exception as error:
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        said = f"{type(error).__name__}: {first_line(error)} ({where.name}, line {where.lineno})"
-        ray.get(channel.complain.remote(context.rank, said))
-        raise
-    if context.rank == 0:
-        ray.get([mouth.last, channel.end.remote(outcome)])
-    if context.workers > 1:
-        dist.destroy_process_group()
+    """One worker of Ray Train. Its samples are being made while it imports torch."""
+    schedule = Schedule.of(settings["config"], len(settings["sets"].train))
+    rows = schedule.share_rows(ray.train.get_context().get_world_size())
+    with ThreadPoolExecutor(1) as pool:
+        stream = pool.submit(_begin, rows)
+        from raydae.worker import work  # with torch, which the driver and Ray's controller lack
+
+        work(stream.result, **settings)
 
 
-def join(context: Context, one_node: bool, timeout_s: float) -> None:
-    """Joins the process group of the workers of a run; called by all of them.
-
-    On one machine they meet in a file and talk over the loopback device, so that nobody outside
-    can reach them. On several they meet at the first worker's address, and torch listens on it.
-    """
-    if context.workers == 1:
-        return
-    address = ray.util.get_node_ip_address()
-    if one_node:
-        device = "lo" if sys.platform == "linux" else "lo0"
-        # In Ray's own folder: workers that are killed leave the file behind.
-        folder = ray._private.worker._global_node.get_session_dir_path()
-        meeting = f"file://{folder}/raydae-{uuid.uuid4().hex}"
-    else:
-        device = _device_of(address)
-        with socket.socket() as probe:
-            probe.bind((address, 0))
-            meeting = f"tcp://{address}:{probe.getsockname()[1]}"
-    # Without, gloo takes the device that the host's name leads to, if any.
-    os.environ.update(GLOO_SOCKET_IFNAME=device, NCCL_SOCKET_IFNAME=device)
-    dist.init_process_group(
-        "nccl" if context.device.type == "cuda" else "gloo",
-        init_method=ray.train.collective.broadcast_from_rank_zero(meeting),
-        rank=context.rank,
-        world_size=context.workers,
-        timeout=timedelta(seconds=timeout_s),
-    )
-
-
-def _device_of(address: str) -> str:
-    """The name of the network device with an address."""
-    return next(
-        name
-        for name, addresses in psutil.net_if_addrs().items()
-        if address in {entry.address for entry in addresses}
-    )
-
-
-class _Mouth:
-    """Tells the driver where a run is without waiting for the answer to the word before."""
-
-    def __init__(self, channel: Any) -> None:
-        self.channel = channel
-        self.last: Any = ray.put(False)
-
-    def __call__(self, status: Status) -> bool:
-        answered, _ = ray.wait([self.last], timeout=0)
-        stop = bool(ray.get(self.last)) if answered else False
-        self.last = self.channel.tell.remote(status)
-        return stop
+def _begin(rows: int) -> Iterator[dict[str, NDArray[Any]]]:
+    """The worker's shares of the steps to do, the first of which is there."""
+    stream = shares(ray.train.get_dataset_shard("train"), rows)
+    first = list(itertools.islice(stream, 1))
+    return itertools.chain(first, stream)

@@ -22,12 +22,8 @@ import ray
 import torch
 from ray.cluster_utils import Cluster
 
-from raydae import trainer
-from raydae.cluster import Workers
-from raydae.config import Config
-from raydae.images import ImageSets
 from raydae.modelfile import load_model, unpack
-from raydae.runs import Outcome, Status, find_model, open_run
+from raydae.runs import find_model
 from raydae.storage import Folder
 from tests.conftest import draw_folder
 from tests.test_jobs import (
@@ -60,49 +56,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, photographs: Path) -> 
     folder = tmp_path_factory.mktemp("undisturbed")
     train(folder, photographs, "run", "--num-workers", "1", "--threads", "1")
     return folder / "run"
-
-
-@pytest.mark.usefixtures("ray_cluster")
-def test_a_worker_that_hangs_is_named_and_replaced(
-    config: Config, sets: ImageSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(trainer, "COLLECTIVE_TIMEOUT_S", 10)
-    config = config.override({"optim.epochs": 40})
-    run = open_run(Folder.of(tmp_path / "run"), config).begin(sets)
-    hung: list[psutil.Process] = []
-    said: list[str] = []
-
-    def hang_one(status: Status) -> None:
-        if not hung and status.step:
-            workers = train_workers(os.getpid())
-            hung.append(max(workers, key=lambda worker: worker.pid))
-            hung[0].suspend()
-
-    outcome = trainer.train_on_ray(
-        run, Workers(2, 2, False, 1), hang_one, lambda: False, 0.0, said.append
-    )
-    assert outcome == Outcome("finished")
-    assert not hung[0].is_running()
-    (incident,) = said
-    assert f"(process {hung[0].pid}) died or hung" in incident
-    assert "started anew from the last checkpoint" in incident
-
-
-@pytest.mark.usefixtures("ray_cluster")
-def test_workers_that_can_never_start_end_the_run(
-    config: Config, sets: ImageSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(settings: dict[str, Any]) -> None:
-        raise ImportError("no torch here")
-
-    monkeypatch.setattr(trainer, "_train_worker", broken)
-    run = open_run(Folder.of(tmp_path / "run"), config).begin(sets)
-    outcome = trainer.train_on_ray(
-        run, Workers(1, 1, False, 1), lambda status: None, lambda: False, 1.0
-    )
-    assert outcome.status == "failed"
-    assert outcome.message.startswith("the workers could not be started 4 times; the last time: ")
-    assert outcome.message.endswith("no torch here")
 
 
 def test_on_one_machine_only_ray_can_be_reached_and_takes_no_job_without_the_token(
@@ -156,7 +109,7 @@ def submit(url: str) -> int:
         return 0
 
 
-def test_a_run_in_s3_whose_controller_was_killed_goes_on_by_the_same_command(
+def test_a_run_in_s3_whose_controller_was_killed_and_its_notes_torn(
     undisturbed: Path, photographs: Path, s3: Callable[[str], str]
 ) -> None:
     folder = Folder.of(s3("runs/run"))
@@ -168,6 +121,8 @@ def test_a_run_in_s3_whose_controller_was_killed_goes_on_by_the_same_command(
         controller.kill()
     output = finish(process, 2)
     assert "the same command goes on from there" in output
+    for name in ("checkpoint_manager_snapshot.json", ".validate_storage_marker"):
+        (folder / ".ray").write(name, b'{"half": [')
     assert "goes on after step" in finish(job("train", *words))
     for name in ("last.safetensors", "model.safetensors"):
         ours, theirs = unpack(folder.read(name)), unpack((undisturbed / name).read_bytes())
@@ -184,23 +139,6 @@ def checkpoints(run: Path) -> list[int]:
     """The steps of the checkpoints there are."""
     done = run.glob("checkpoints/step-*/checkpoint.json")
     return sorted(int(path.parent.name.removeprefix("step-")) for path in done)
-
-
-def test_the_controller_killed_and_its_notes_torn(
-    undisturbed: Path, tmp_path: Path, photographs: Path
-) -> None:
-    words = ["--storage", tmp_path, "--name", "run", "--data", photographs, *SETTINGS]
-    words += ["--num-workers", "1", "--threads", "1", "--checkpoint-minutes", "0"]
-    process = job("train", *words)
-    wait_for(in_mid_epoch(tmp_path / "run"), "a checkpoint")
-    for controller in processes_of(process.pid, "TrainController"):
-        controller.kill()
-    assert "the same command goes on from there" in finish(process, 2)
-    for name in ("checkpoint_manager_snapshot.json", ".validate_storage_marker"):
-        (tmp_path / "run" / ".ray").mkdir(exist_ok=True)
-        (tmp_path / "run" / ".ray" / name).write_text('{"half": [')
-    finish(job("train", *words))
-    assert_same_run(tmp_path / "run", undisturbed)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a small disk")

@@ -42,7 +42,7 @@ def test_torch_but_not_ray(module: str) -> None:
     assert "ray" not in modules
 
 
-@pytest.mark.parametrize("module", ["stream", "channel", "cluster", "spread", "search"])
+@pytest.mark.parametrize("module", ["stream", "channel", "cluster", "spread", "search", "trainer"])
 def test_ray_but_not_torch(module: str) -> None:
     modules = loaded(f"raydae.{module}")
     assert "ray" in modules

@@ -305,23 +305,6 @@ def test_a_recipe_and_fine_tuning_through_the_jobs(
     assert tuned < untrained
 
 
-def test_the_number_of_workers_changes_nothing_but_rounding(runs: Path, photographs: Path) -> None:
-    words = ["--storage", runs, "--data", photographs, "--config", "unet", "--precision", "fp32"]
-    words += ["--model.width", "8", "--data.patch-size", "32", "--optim.warmup", "10"]
-    words += ["--batch-size", "16"]
-    # An epoch is a step, so that history has the loss of each.
-    words += ["--data.patches-per-image", "2", "--epochs", "50", "--val-images", "1"]
-    losses = []
-    for number in (1, 2, 4):
-        name = f"workers{number}"
-        finish(job("train", *words, "--name", name, "--num-workers", number, "--threads", 1))
-        losses.append([line["loss"] for line in history(runs / name)])
-    assert len(losses[0]) == 50
-    assert losses[0][-1] < losses[0][0] / 2
-    assert losses[1] == pytest.approx(losses[0], abs=1e-4)
-    assert losses[2] == pytest.approx(losses[0], abs=1e-4)
-
-
 def test_a_demonstration(one_worker: Path, tmp_path: Path) -> None:
     Image.fromarray(draw(0, 40, 50)).save(tmp_path / "a.png")
     words = ["--model", one_worker / "model.safetensors", tmp_path / "a.png"]

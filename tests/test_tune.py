@@ -126,6 +126,7 @@ def test_a_finished_search_shows_its_table_again(search: Path, photographs: Path
 
 def test_ctrl_c_says_how_to_go_on(photographs: Path, tmp_path: Path) -> None:
     words = ["--storage", tmp_path, "--data", photographs, *SETTINGS, "--num-samples", "2"]
+    words += ["--max-epochs", "1000"]
     process = job("tune", *words)
     wait_for(lambda: list(tmp_path.glob("*/trials/*/images.json")), "a trial")
     process.send_signal(signal.SIGINT)

@@ -1,0 +1,138 @@
+"""A worker of Ray Train: it joins the others and runs the training loop."""
+
+import os
+import socket
+import sys
+import traceback
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import psutil
+import ray
+import ray.train
+import ray.train.collective
+import ray.train.torch
+import torch
+import torch.distributed as dist
+
+from raydae.config import Config
+from raydae.images import ImageSets
+from raydae.loop import Batch, Context, train
+from raydae.runs import Outcome, Status
+from raydae.storage import Folder, first_line
+
+
+def work(
+    stream: Callable[[], Iterator[Batch]],
+    config: Config,
+    sets: ImageSets,
+    folder: Folder,
+    threads: int,
+    channel: Any,
+    timeout_s: float,
+    checkpoint_minutes: float,
+) -> None:
+    """Trains a run with the other workers of its group, and tells the driver how far it is.
+
+    Args:
+        stream: gives the worker's shares of the steps to do, once they begin to come.
+        config: what to train.
+        sets: the images.
+        folder: the run's folder.
+        threads: CPU threads for torch.
+        channel: the actor `channel.Channel`.
+        timeout_s: after which a worker that does not answer the others counts as dead.
+        checkpoint_minutes: the longest time between two checkpoints.
+    """
+    place = ray.train.get_context()
+    mouth = _Mouth(channel)
+    here = f"{ray.util.get_node_ip_address()} (process {os.getpid()})"
+    context = Context(
+        rank=place.get_world_rank(),
+        workers=place.get_world_size(),
+        device=ray.train.torch.get_device(),
+        threads=threads,
+        tell=mouth,
+        preempted=lambda: ray.train.get_preemption_info() is not None,
+        place=here,
+    )
+    if context.device.type == "cuda":
+        torch.cuda.set_device(context.device)
+    try:
+        one_node = place.get_local_world_size() == context.workers
+        join(context, one_node, timeout_s)
+        places = context.gather(here)
+        verdict = ray.get(channel.begin.remote(places)) if context.rank == 0 else None
+        outcome: Outcome | None = context.gather(verdict)[0]
+        outcome = outcome or train(
+            config,
+            sets,
+            folder,
+            context,
+            lambda _: stream(),
+            checkpoint_minutes,
+        )
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        said = f"{type(error).__name__}: {first_line(error)} ({where.name}, line {where.lineno})"
+        ray.get(channel.complain.remote(context.rank, said))
+        raise
+    if context.rank == 0:
+        ray.get([mouth.last, channel.end.remote(outcome)])
+    if context.workers > 1:
+        dist.destroy_process_group()
+
+
+def join(context: Context, one_node: bool, timeout_s: float) -> None:
+    """Joins the process group of the workers of a run; called by all of them.
+
+    On one machine they meet in a file and talk over the loopback device, so that nobody outside
+    can reach them. On several they meet at the first worker's address, and torch listens on it.
+    """
+    if context.workers == 1:
+        return
+    address = ray.util.get_node_ip_address()
+    if one_node:
+        device = "lo" if sys.platform == "linux" else "lo0"
+        # In Ray's own folder: workers that are killed leave the file behind.
+        folder = ray._private.worker._global_node.get_session_dir_path()
+        meeting = f"file://{folder}/raydae-{uuid.uuid4().hex}"
+    else:
+        device = _device_of(address)
+        with socket.socket() as probe:
+            probe.bind((address, 0))
+            meeting = f"tcp://{address}:{probe.getsockname()[1]}"
+    # Without, gloo takes the device that the host's name leads to, if any.
+    os.environ.update(GLOO_SOCKET_IFNAME=device, NCCL_SOCKET_IFNAME=device)
+    dist.init_process_group(
+        "nccl" if context.device.type == "cuda" else "gloo",
+        init_method=ray.train.collective.broadcast_from_rank_zero(meeting),
+        rank=context.rank,
+        world_size=context.workers,
+        timeout=timedelta(seconds=timeout_s),
+    )
+
+
+def _device_of(address: str) -> str:
+    """The name of the network device with an address."""
+    return next(
+        name
+        for name, addresses in psutil.net_if_addrs().items()
+        if address in {entry.address for entry in addresses}
+    )
+
+
+class _Mouth:
+    """Tells the driver where a run is without waiting for the answer to the word before."""
+
+    def __init__(self, channel: Any) -> None:
+        self.channel = channel
+        self.last: Any = ray.put(False)
+
+    def __call__(self, status: Status) -> bool:
+        answered, _ = ray.wait([self.last], timeout=0)
+        stop = bool(ray.get(self.last)) if answered else False
+        self.last = self.channel.tell.remote(status)
+        return stop

@@ -1,0 +1,93 @@
+"""Workers of Ray Train on the Ray of this process."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from raydae import trainer
+from raydae.cluster import Workers
+from raydae.config import Config
+from raydae.images import ImageSets
+from raydae.runs import Outcome, Status, open_run
+from raydae.storage import Folder
+from tests.test_jobs import train_workers
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def test_the_number_of_workers_changes_nothing_but_rounding(
+    config: Config, sets: ImageSets, tmp_path: Path
+) -> None:
+    # An epoch is a step, so that the history has the loss of each.
+    config = config.override(
+        {
+            "model.name": "unet",
+            "model.width": 8,
+            "noise.sigma": "0:55",
+            "optim.optimizer": "muon",
+            "optim.lr": 0.002,
+            "optim.warmup": 10,
+            "data.patches_per_image": 2,
+            "optim.batch_size": 16,
+            "optim.micro_batch": 4,
+            "optim.epochs": 50,
+            "validation.images": 1,
+        }
+    )
+    losses = {}
+    for number in (1, 2, 4):
+        run = open_run(Folder.of(tmp_path / f"{number}"), config).begin(sets)
+        workers = Workers(number, number, False, 1)
+        outcome = trainer.train_on_ray(run, workers, lambda status: None, lambda: False, 10.0)
+        assert outcome == Outcome("finished")
+        lines = (tmp_path / f"{number}" / "history.jsonl").read_text().splitlines()
+        losses[number] = [json.loads(line)["loss"] for line in lines]
+    assert len(losses[1]) == 50
+    assert losses[1][-1] < losses[1][0] / 2
+    assert losses[2] == pytest.approx(losses[1], abs=1e-4)
+    assert losses[4] == pytest.approx(losses[1], abs=1e-4)
+
+
+def test_a_worker_that_hangs_is_named_and_replaced(
+    config: Config, sets: ImageSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "COLLECTIVE_TIMEOUT_S", 10)
+    config = config.override({"optim.epochs": 40})
+    run = open_run(Folder.of(tmp_path / "run"), config).begin(sets)
+    hung: list[psutil.Process] = []
+    said: list[str] = []
+
+    def hang_one(status: Status) -> None:
+        if not hung and status.step:
+            workers = train_workers(os.getpid())
+            hung.append(max(workers, key=lambda worker: worker.pid))
+            hung[0].suspend()
+
+    outcome = trainer.train_on_ray(
+        run, Workers(2, 2, False, 1), hang_one, lambda: False, 0.0, said.append
+    )
+    assert outcome == Outcome("finished")
+    assert not hung[0].is_running()
+    (incident,) = said
+    assert f"(process {hung[0].pid}) died or hung" in incident
+    assert "started anew from the last checkpoint" in incident
+
+
+def test_workers_that_can_never_start_end_the_run(
+    config: Config, sets: ImageSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(settings: dict[str, Any]) -> None:
+        raise ImportError("no torch here")
+
+    monkeypatch.setattr(trainer, "_train_worker", broken)
+    run = open_run(Folder.of(tmp_path / "run"), config).begin(sets)
+    outcome = trainer.train_on_ray(
+        run, Workers(1, 1, False, 1), lambda status: None, lambda: False, 1.0
+    )
+    assert outcome.status == "failed"
+    assert outcome.message.startswith("the workers could not be started 4 times; the last time: ")
+    assert outcome.message.endswith("no torch here")
