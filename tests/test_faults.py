@@ -278,7 +278,12 @@ def test_a_hundred_kills_change_nothing(tmp_path: Path, photographs: Path) -> No
             continue
         what = rng.choice(list(killed))
         if what == "while writing":
-            wait_for(lambda: list(run.glob("checkpoints/*/.*.tmp")), "a checkpoint being written")
+            wait_for(
+                lambda: process.poll() is not None or list(run.glob("checkpoints/*/.*.tmp")),
+                "a checkpoint being written",
+            )
+            if process.poll() is not None:  # of the kill before
+                continue
             victims = processes_of(process.pid, *VICTIMS["worker"])
         else:
             time.sleep(rng.uniform(0, 2))
