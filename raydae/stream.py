@@ -21,7 +21,7 @@ from raydae.runs import Checkpoints, Progress
 from raydae.samples import Samples, Schedule
 from raydae.storage import Folder
 
-SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.3
+SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.005, 0.3
 BLOCK_ROWS = 512  # 18 MB of 64x64 patches: enough work beside the cost of a task
 BUFFERED_BLOCKS = 8  # for each worker, made ahead of training
 
@@ -96,14 +96,15 @@ class _Pause(ExecutionCallback):  # type: ignore[misc]  # Ray ships no types
     """
 
     def __init__(self) -> None:
-        self._made, self._pause = 0, SHORTEST_PAUSE_S
+        self._made, self._since = 0, time.monotonic()
 
     def on_execution_step(self, executor: Any) -> None:
         """Called by the executor after each step."""
         made = sum(operator.metrics.num_task_outputs_generated for operator in executor._topology)
-        longer = min(2 * self._pause, LONGEST_PAUSE_S)
-        self._made, self._pause = made, SHORTEST_PAUSE_S if made > self._made else longer
-        time.sleep(self._pause)
+        if made > self._made:
+            self._made, self._since = made, time.monotonic()
+        idle = time.monotonic() - self._since  # of which to be late by a quarter costs little
+        time.sleep(min(max(idle / 4, SHORTEST_PAUSE_S), LONGEST_PAUSE_S))
 
 
 def shares(iterator: ray.data.DataIterator, rows: int) -> Iterator[dict[str, NDArray[Any]]]:

@@ -1,10 +1,16 @@
 """Small images of our own, and the real BSDS500 where a checkout has it beside itself."""
 
+import json
 import logging
 from collections.abc import Callable, Iterator
+from http.client import HTTPException
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
+import grpc
 import numpy as np
+import psutil
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
@@ -13,6 +19,14 @@ from raydae.config import Config
 from raydae.images import ImageSets, find_images
 
 BSDS500 = Path(__file__).parents[2] / "shared" / "data" / "BSDS500"
+RPCS = (  # one of each of Ray's services
+    "CoreWorkerService/GetCoreWorkerStats",
+    "JobInfoGcsService/GetAllJobInfo",
+    "NodeManagerService/GetNodeStats",
+    "ObjectManagerService/Push",
+    "RayletDriver/ClusterInfo",
+    "ReporterService/GetTraceback",
+)
 SMALL = {
     "data.patch_size": 16,
     "data.patches_per_image": 4,
@@ -98,3 +112,60 @@ def s3() -> Iterator[Callable[[str], str]]:
         filesystem.create_dir("bucket")
         yield lambda path: f"s3://bucket/{path}?{place}"
     server.stop()
+
+
+def ports_for_others(process: psutil.Process) -> set[int]:
+    """The ports that a process listens on for other machines too."""
+    try:
+        connections = process.net_connections("inet")
+    except psutil.Error:
+        return set()
+    loopback = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
+    return {
+        listener.laddr.port
+        for listener in connections
+        if listener.status == psutil.CONN_LISTEN and listener.laddr.ip not in loopback
+    }
+
+
+def without_token(address: str) -> str:
+    """What a service of Ray's does for those who have no token.
+
+    Args:
+        address: host and port.
+
+    Returns:
+        `refuses` or `tells its metrics`; else what it answers.
+    """
+    body = json.dumps({"entrypoint": "true"}).encode()
+    headers = {"Content-Type": "application/json"}
+    answers = [_http(Request(f"http://{address}/api/job_agent/jobs/", body, headers))]
+    if answers == ["401"]:
+        return "refuses"
+    answers.append(_http(Request(f"http://{address}/metrics")))
+    if answers[1].startswith("# HELP") and answers[0] in ("404", "405"):
+        return "tells its metrics"
+    with grpc.insecure_channel(address) as channel:
+        answers += [_rpc(channel, name) for name in RPCS]
+    refused = set(answers[2:]) == {"UNAUTHENTICATED", "UNIMPLEMENTED"}
+    return "refuses" if refused else f"{answers}"
+
+
+def _rpc(channel: grpc.Channel, name: str) -> str:
+    """What a call with nothing in it is answered."""
+    try:
+        channel.unary_unary(f"/ray.rpc.{name}")(b"", timeout=5)
+    except grpc.RpcError as error:
+        return str(error.code().name)
+    return f"{name} is done"
+
+
+def _http(request: Request) -> str:
+    """The answer, or its status where that is an error; empty where it is not of the web."""
+    try:
+        with urlopen(request, timeout=5) as response:
+            return str(response.read(1000).decode())
+    except HTTPError as error:
+        return str(error.code)
+    except (OSError, HTTPException):
+        return ""

@@ -10,11 +10,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
 import psutil
 import pytest
@@ -25,7 +22,7 @@ from ray.cluster_utils import Cluster
 from raydae.modelfile import load_model, unpack
 from raydae.runs import find_model
 from raydae.storage import Folder
-from tests.conftest import draw_folder
+from tests.conftest import draw_folder, ports_for_others, without_token
 from tests.test_jobs import (
     SETTINGS,
     assert_same_run,
@@ -58,7 +55,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, photographs: Path) -> 
     return folder / "run"
 
 
-def test_on_one_machine_only_ray_can_be_reached_and_takes_no_job_without_the_token(
+def test_on_one_machine_only_ray_can_be_reached_and_only_with_the_token(
     tmp_path: Path, photographs: Path
 ) -> None:
     words = ["--storage", tmp_path, "--name", "run", "--data", photographs, *SETTINGS]
@@ -67,46 +64,21 @@ def test_on_one_machine_only_ray_can_be_reached_and_takes_no_job_without_the_tok
     try:
         wait_for(in_mid_epoch(tmp_path / "run"), "a checkpoint")
         for worker in train_workers(process.pid):  # torch and gloo listen on loopback, if at all
-            assert len(reachable(worker)) == 1, "Ray's own service"
-        asked = 0
-        for member in psutil.Process(process.pid).children(recursive=True):
-            for port in reachable(member):
-                for path in ("/api/jobs/", "/api/job_agent/jobs/"):
-                    answer = submit(f"http://{ray.util.get_node_ip_address()}:{port}{path}")
-                    assert answer not in range(200, 300), (member.name(), port)
-                    asked += answer in (401, 403)
-        assert asked, "there is a service that takes jobs, and asks for the token"
+            assert len(ports_for_others(worker)) == 1, "Ray's own service"
+        family = [psutil.Process(process.pid)]
+        family += family[0].children(recursive=True)
+        here = ray.util.get_node_ip_address()
+        found = {
+            (member.name(), port): without_token(f"{here}:{port}")
+            for member in family
+            for port in ports_for_others(member)
+        }
+        assert set(found.values()) == {"refuses", "tells its metrics"}, found
     finally:
         process.send_signal(signal.SIGINT)
         finish(process, 130)
     token = Path.home() / ".ray" / "auth_token"
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
-
-
-def reachable(process: psutil.Process) -> set[int]:
-    """The ports that a process listens on for other machines too."""
-    try:
-        connections = process.net_connections("inet")
-    except psutil.Error:
-        return set()
-    return {
-        listener.laddr.port
-        for listener in connections
-        if listener.status == psutil.CONN_LISTEN and listener.laddr.ip not in ("127.0.0.1", "::1")
-    }
-
-
-def submit(url: str) -> int:
-    """Asks a service to run a job; its answer, 0 where it is not of the web."""
-    body = json.dumps({"entrypoint": "true"}).encode()
-    request = Request(url, body, {"Content-Type": "application/json"})
-    try:
-        with urlopen(request, timeout=5) as response:
-            return int(response.status)
-    except HTTPError as error:
-        return error.code
-    except (OSError, HTTPException):
-        return 0
 
 
 def test_a_run_in_s3_whose_controller_was_killed_and_its_notes_torn(
@@ -251,6 +223,11 @@ def news_of(process: subprocess.Popen[str], run: Path) -> Callable[[], bool]:
     return lambda: process.poll() is not None or checkpoints(run)[-1:] > before[-1:]
 
 
+def writes(process: subprocess.Popen[str], run: Path) -> Callable[[], bool]:
+    """Whether a job has ended, or is writing a checkpoint."""
+    return lambda: process.poll() is not None or bool(list(run.glob("checkpoints/*/.*.tmp")))
+
+
 KILLS, SEED = 100, 1
 VICTIMS = {
     "worker": ("RayTrainWorker",),
@@ -278,10 +255,7 @@ def test_a_hundred_kills_change_nothing(tmp_path: Path, photographs: Path) -> No
             continue
         what = rng.choice(list(killed))
         if what == "while writing":
-            wait_for(
-                lambda: process.poll() is not None or list(run.glob("checkpoints/*/.*.tmp")),
-                "a checkpoint being written",
-            )
+            wait_for(writes(process, run), "a checkpoint being written")
             if process.poll() is not None:  # of the kill before
                 continue
             victims = processes_of(process.pid, *VICTIMS["worker"])
