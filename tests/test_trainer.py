@@ -7,21 +7,22 @@ from typing import Any
 
 import psutil
 import pytest
+import ray
 
 from raydae import trainer
-from raydae.cluster import Workers
+from raydae.cluster import Workers, start_ray
 from raydae.config import Config
 from raydae.images import ImageSets
 from raydae.runs import Outcome, Status, open_run
 from raydae.storage import Folder
+from tests.test_faults import cluster_of_nodes
 from tests.test_jobs import train_workers
-
-pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 def test_the_number_of_workers_changes_nothing_but_rounding(
-    config: Config, sets: ImageSets, tmp_path: Path
+    config: Config, sets: ImageSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """On a cluster of two nodes, between which the gradients of four workers travel."""
     # An epoch is a step, so that the history has the loss of each.
     config = config.override(
         {
@@ -39,19 +40,28 @@ def test_the_number_of_workers_changes_nothing_but_rounding(
         }
     )
     losses = {}
-    for number in (1, 2, 4):
-        run = open_run(Folder.of(tmp_path / f"{number}"), config).begin(sets)
-        workers = Workers(number, number, False, 1)
-        outcome = trainer.train_on_ray(run, workers, lambda status: None, lambda: False, 10.0)
-        assert outcome == Outcome("finished")
-        lines = (tmp_path / f"{number}" / "history.jsonl").read_text().splitlines()
-        losses[number] = [json.loads(line)["loss"] for line in lines]
+    with cluster_of_nodes() as cluster:
+        for _ in range(2):
+            cluster.add_node(num_cpus=3)
+        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+        start_ray()
+        for number in (1, 2, 4):
+            run = open_run(Folder.of(tmp_path / f"{number}"), config).begin(sets)
+            workers = Workers(number, number, False, 1)
+            outcome = trainer.train_on_ray(run, workers, lambda status: None, lambda: False, 10.0)
+            assert outcome == Outcome("finished")
+            lines = (tmp_path / f"{number}" / "history.jsonl").read_text().splitlines()
+            losses[number] = [json.loads(line)["loss"] for line in lines]
+            places = {worker["place"] for worker in json.loads(lines[-1])["by_worker"]}
+            assert len(places) == number
+        ray.shutdown()
     assert len(losses[1]) == 50
     assert losses[1][-1] < losses[1][0] / 2
     assert losses[2] == pytest.approx(losses[1], abs=1e-4)
     assert losses[4] == pytest.approx(losses[1], abs=1e-4)
 
 
+@pytest.mark.usefixtures("ray_cluster")
 def test_a_worker_that_hangs_is_named_and_replaced(
     config: Config, sets: ImageSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,6 +87,7 @@ def test_a_worker_that_hangs_is_named_and_replaced(
     assert "started anew from the last checkpoint" in incident
 
 
+@pytest.mark.usefixtures("ray_cluster")
 def test_workers_that_can_never_start_end_the_run(
     config: Config, sets: ImageSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
