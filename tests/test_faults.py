@@ -270,9 +270,9 @@ def test_a_hundred_kills_change_nothing(tmp_path: Path, photographs: Path) -> No
             with contextlib.suppress(psutil.NoSuchProcess):
                 victim.kill()
         killed[what] += bool(victims)
-    process.communicate(timeout=600)
-    if process.returncode:
-        finish(job("train", *words, "--name", "killed"))
-    finish(job("train", *words, "--name", "calm"))
     print(f"killed, seed {SEED}: {killed}")
+    process.communicate(timeout=1200)
+    if process.returncode:
+        finish(job("train", *words, "--name", "killed"), patience_s=1200)
+    finish(job("train", *words, "--name", "calm"), patience_s=1200)
     assert_same_run(run, tmp_path / "calm")

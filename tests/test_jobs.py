@@ -40,9 +40,9 @@ def job(name: str, *words: object, **environment: str) -> subprocess.Popen[str]:
     )
 
 
-def finish(process: subprocess.Popen[str], code: int = 0) -> str:
+def finish(process: subprocess.Popen[str], code: int = 0, patience_s: float = PATIENCE_S) -> str:
     """Waits for a job and returns what it printed."""
-    output, _ = process.communicate(timeout=PATIENCE_S)
+    output, _ = process.communicate(timeout=patience_s)
     assert process.returncode == code, output
     return output
 
