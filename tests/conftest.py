@@ -2,7 +2,9 @@
 
 import json
 import logging
+import multiprocessing
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError
@@ -128,8 +130,14 @@ def ports_for_others(process: psutil.Process) -> set[int]:
     }
 
 
-def without_token(address: str) -> str:
-    """What a service of Ray's does for those who have no token.
+def without_token(addresses: list[str]) -> list[str]:
+    """What services of Ray's do for those who have no token, asked from a process of its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return list(pool.map(_without_token, addresses))
+
+
+def _without_token(address: str) -> str:
+    """What a service does for those who have no token.
 
     Args:
         address: host and port.

@@ -59,18 +59,20 @@ def test_each_patch_has_its_own_level() -> None:
 
 @pytest.mark.parametrize("capability", [75, 90])
 def test_the_kernel_compiles_for_cuda(capability: int) -> None:
-    triton = pytest.importorskip("triton")
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    from raydae.philox_cuda import _add_noise
-
-    kinds = ["*u8", "*fp32", "*fp32", "*fp32", "i64", "i64", "i32", "constexpr"]
-    signature = dict(zip(_add_noise.arg_names, kinds, strict=True))
-    source = ASTSource(_add_noise, signature, {(7,): 256})
-    options = {"enable_fp_fusion": True}
-    target = GPUTarget("cuda", capability, 32)
-    assert "cubin" in triton.compile(source, target=target, options=options).asm
+    pytest.importorskip("triton")
+    program = f"""
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from raydae.philox_cuda import _add_noise
+kinds = ["*u8", "*fp32", "*fp32", "*fp32", "i64", "i64", "i32", "constexpr"]
+signature = dict(zip(_add_noise.arg_names, kinds, strict=True))
+source = ASTSource(_add_noise, signature, {{(7,): 256}})
+target = GPUTarget("cuda", {capability}, 32)
+compiled = triton.compile(source, target=target, options={{"enable_fp_fusion": True}})
+assert "cubin" in compiled.asm
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_the_kernel_for_cuda_makes_the_same() -> None:
