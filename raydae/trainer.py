@@ -10,7 +10,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -174,11 +174,11 @@ def _train_worker(settings: dict[str, Any]) -> None:
     """One worker of Ray Train. Its samples are being made while it imports torch."""
     schedule = Schedule.of(settings["config"], len(settings["sets"].train))
     rows = schedule.share_rows(ray.train.get_context().get_world_size())
-    with ThreadPoolExecutor(1) as pool:
-        stream = pool.submit(_begin, rows)
-        from raydae.worker import work  # with torch, which the driver and Ray's controller lack
+    # Not left by `with`, which would wait for samples that may never come.
+    first = ThreadPoolExecutor(1).submit(_begin, rows)
+    from raydae.worker import work  # with torch, which the driver and Ray's controller lack
 
-        work(stream.result, **settings)
+    work(_when_begun(first), **settings)
 
 
 def _begin(rows: int) -> Iterator[dict[str, NDArray[Any]]]:
@@ -186,3 +186,10 @@ def _begin(rows: int) -> Iterator[dict[str, NDArray[Any]]]:
     stream = shares(ray.train.get_dataset_shard("train"), rows)
     first = list(itertools.islice(stream, 1))
     return itertools.chain(first, stream)
+
+
+def _when_begun(
+    stream: Future[Iterator[dict[str, NDArray[Any]]]],
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """The same; who takes the first waits for it, and counts that as waiting for data."""
+    yield from stream.result()

@@ -5,7 +5,7 @@ import socket
 import sys
 import traceback
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -25,7 +25,7 @@ from raydae.storage import Folder, first_line
 
 
 def work(
-    stream: Callable[[], Iterator[Batch]],
+    stream: Iterator[Batch],
     config: Config,
     sets: ImageSets,
     folder: Folder,
@@ -37,7 +37,7 @@ def work(
     """Trains a run with the other workers of its group, and tells the driver how far it is.
 
     Args:
-        stream: gives the worker's shares of the steps to do, once they begin to come.
+        stream: the worker's shares of the steps to do.
         config: what to train.
         sets: the images.
         folder: the run's folder.
@@ -71,7 +71,7 @@ def work(
             sets,
             folder,
             context,
-            lambda _: stream(),
+            lambda _: stream,
             checkpoint_minutes,
         )
     except Exception as error:

@@ -130,10 +130,22 @@ def ports_for_others(process: psutil.Process) -> set[int]:
     }
 
 
-def without_token(addresses: list[str]) -> list[str]:
-    """What services of Ray's do for those who have no token, asked from a process of its own."""
+def without_token(pid: int, host: str) -> dict[int, str]:
+    """What a process and its children do, by port, for those who have no token.
+
+    They are asked from a process of its own; those that end meanwhile are left out.
+    """
+
+    def ports() -> list[int]:
+        parent = psutil.Process(pid)
+        family = [parent, *parent.children(recursive=True)]
+        return sorted(port for member in family for port in ports_for_others(member))
+
+    asked = ports()
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return list(pool.map(_without_token, addresses))
+        answers = list(pool.map(_without_token, [f"{host}:{port}" for port in asked]))
+    left = set(ports())
+    return {port: said for port, said in zip(asked, answers, strict=True) if port in left}
 
 
 def _without_token(address: str) -> str:
