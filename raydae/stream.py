@@ -14,8 +14,13 @@ import ray
 import ray.data
 import ray.train
 from numpy.typing import NDArray
-from ray.data import ExecutionOptions, ExecutionResources
+from ray.data import ExecutionOptions
+from ray.data._internal.execution.backpressure_policy import (
+    ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
+    BackpressurePolicy,
+)
 from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.data._internal.execution.operators.input_data_buffer import InputDataBuffer
 
 from raydae.runs import Checkpoints, Progress
 from raydae.samples import Samples, Schedule
@@ -23,7 +28,8 @@ from raydae.storage import Folder
 
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.005, 0.3
 BLOCK_ROWS = 512  # 18 MB of 64x64 patches: enough work beside the cost of a task
-BUFFERED_BLOCKS = 8  # for each worker, made ahead of training
+BUFFERED_BLOCKS = 4  # for each worker, made ahead of training
+AHEAD = "raydae.blocks_ahead"  # their number, in the settings of Ray Data
 
 
 class SampleStream(ray.train.DataConfig):  # type: ignore[misc]  # Ray ships no types
@@ -77,15 +83,31 @@ def sample_stream(
     )
     context = stream.context
     context.target_max_block_size = None  # a block is a share: never to be cut or joined
-    patch_bytes = samples.patch_size**2 * 3 * (3 if samples.noisy else 1) + 16
+    context.execution_options = ExecutionOptions(preserve_order=True)
     context.custom_execution_callback_classes = [_Pause]
-    context.execution_options = ExecutionOptions(
-        preserve_order=True,
-        resource_limits=ExecutionResources(
-            object_store_memory=BUFFERED_BLOCKS * workers * steps_per_block * rows * patch_bytes
-        ),
-    )
+    context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [_Ahead])
+    context.set_config(AHEAD, BUFFERED_BLOCKS * workers)
     return stream
+
+
+class _Ahead(BackpressurePolicy):  # type: ignore[misc]  # Ray ships no types
+    """Keeps every CPU at work until enough blocks lie ready.
+
+    Ray Data's own policies go by bytes, of which they set aside so much that of 8 blocks allowed
+    one or two were in the making.
+    """
+
+    def can_add_input(self, op: Any) -> bool:
+        """Whether another task may be started."""
+        if op.throttling_disabled():  # the split, which only passes blocks on
+            return True
+        blocks = sum(
+            operator.num_active_tasks() + state.total_enqueued_output_blocks()
+            for operator, state in self._topology.items()
+            if not isinstance(operator, InputDataBuffer)
+        )
+        cpus = self._resource_manager.get_global_limits().cpu
+        return bool(blocks < self._data_context.get_config(AHEAD) + cpus)
 
 
 class _Pause(ExecutionCallback):  # type: ignore[misc]  # Ray ships no types

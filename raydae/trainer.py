@@ -19,6 +19,7 @@ import ray.data
 import ray.train
 from numpy.typing import NDArray
 from ray.train.backend import Backend, BackendConfig
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
@@ -60,7 +61,7 @@ def train_on_ray(
     # Where the driver is, so that no other node's loss takes it.
     channel: Any = Channel.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]  # Ray adds it
     fixed = workers.least == workers.most
-    trainer = DataParallelTrainer(
+    trainer = _Trainer(
         _train_worker,
         train_loop_config={
             "config": run.config,
@@ -125,7 +126,7 @@ def train_on_ray(
         on_status(status)
     if outcome is not None:
         return outcome
-    said = ray.get(channel.last_words.remote()) or (first_line(errors[0]) if errors else "")
+    said = ray.get(channel.last_words.remote()) or (_reason(errors[0]) if errors else "")
     reason = said or "the workers ended without a word"
     return Outcome("failed", f"training ended: {reason}; the same command goes on from there")
 
@@ -134,6 +135,31 @@ def _forget(folder: Folder) -> None:
     """Deletes what Ray Train noted: cut short by a kill, it could keep a run from going on."""
     with contextlib.suppress(OSError):
         folder.delete(".ray")
+
+
+def _reason(error: BaseException) -> str:
+    """What an error of Ray Train's is about, in one line."""
+    error = getattr(error, "controller_failure", error)
+    for cause in (*getattr(error, "worker_failures", {}).values(), error.__cause__):
+        error = cause or error
+    return first_line(error)
+
+
+class _Trainer(DataParallelTrainer):  # type: ignore[misc]  # Ray ships no types
+    """Ray Train without the process that takes the workers away where the controller has died.
+
+    It asks whichever Ray it finds on the machine, and where that is another, which knows no such
+    controller, takes them from a healthy run. Here the driver ends with the controller, and the
+    workers with the driver.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()
+        return [
+            callback
+            for callback in callbacks
+            if not isinstance(callback, PlacementGroupCleanerCallback)
+        ]
 
 
 class _FailedStarts(ControllerCallback):  # type: ignore[misc]  # Ray ships no types
@@ -145,13 +171,11 @@ class _FailedStarts(ControllerCallback):  # type: ignore[misc]  # Ray ships no t
     def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
         """Called by Ray Train's controller at each turn; what is raised here ends the run."""
         error = getattr(current_state, "training_failed_error", None)
-        error = getattr(error, "controller_failure", error)
-        no_room = isinstance(error, WorkerGroupStartupTimeoutError)  # so far
+        failure = getattr(error, "controller_failure", error)
+        no_room = isinstance(failure, WorkerGroupStartupTimeoutError)  # so far
         if error is None or no_room or current_state.is_terminal():
             return
-        for cause in (*getattr(error, "worker_failures", {}).values(), error.__cause__):
-            error = cause or error
-        if ray.get(self.channel.fail.remote(first_line(error))):
+        if ray.get(self.channel.fail.remote(_reason(error))):
             raise RuntimeError("the workers cannot be started")
 
 

@@ -135,6 +135,8 @@ def cluster_of_nodes() -> Iterator[Cluster]:
     """A cluster on this machine, so far a head alone that takes no work."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_WAIT_POLICY", "passive")  # all nodes are on the same cores
+        # Where this process had a Ray of its own, it is off.
+        patch.delenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", raising=False)
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
         try:
             yield cluster

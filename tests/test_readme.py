@@ -47,10 +47,11 @@ def test_a_job_s_command_line_is_understood(
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:
-    assert 'pip install -e ".[test]" && pytest' in README
     script = (ROOT / ".ci" / "run").read_text()
+    (command,) = [line for line in script.splitlines() if line.startswith("pytest")]
+    for line in ('pip install -e ".[test]"', command):
+        assert f"{line}\n" in README
     assert '-e ".[test]"' in script
-    assert "pytest" in script
 
 
 def test_every_module_is_listed() -> None:

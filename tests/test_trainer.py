@@ -1,5 +1,6 @@
 """Workers of Ray Train on the Ray of this process."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -40,11 +41,12 @@ def test_the_number_of_workers_changes_nothing_but_rounding(
         }
     )
     losses = {}
-    with cluster_of_nodes() as cluster:
+    with cluster_of_nodes() as cluster, contextlib.ExitStack() as stack:
         for _ in range(2):
             cluster.add_node(num_cpus=3)
         monkeypatch.setenv("RAY_ADDRESS", cluster.address)
         start_ray()
+        stack.callback(ray.shutdown)
         for number in (1, 2, 4):
             run = open_run(Folder.of(tmp_path / f"{number}"), config).begin(sets)
             workers = Workers(number, number, False, 1)
@@ -54,7 +56,6 @@ def test_the_number_of_workers_changes_nothing_but_rounding(
             losses[number] = [json.loads(line)["loss"] for line in lines]
             places = {worker["place"] for worker in json.loads(lines[-1])["by_worker"]}
             assert len(places) == number
-        ray.shutdown()
     assert len(losses[1]) == 50
     assert losses[1][-1] < losses[1][0] / 2
     assert losses[2] == pytest.approx(losses[1], abs=1e-4)
