@@ -65,6 +65,8 @@ def test_on_one_machine_only_ray_can_be_reached_and_only_with_the_token(
         wait_for(in_mid_epoch(tmp_path / "run"), "a checkpoint")
         for worker in train_workers(process.pid):  # torch and gloo listen on loopback, if at all
             assert len(ports_for_others(worker)) == 1, "Ray's own service"
+        # It would ask another Ray on this machine whether this run lives, and end it.
+        assert not processes_of(process.pid, "PlacementGroupCleaner")
         told = without_token(process.pid, ray.util.get_node_ip_address())
         assert set(told.values()) == {"refuses", "tells its metrics"}, told
     finally:
