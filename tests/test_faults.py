@@ -228,7 +228,7 @@ def writes(process: subprocess.Popen[str], run: Path) -> Callable[[], bool]:
 KILLS, SEED = 100, 1
 VICTIMS = {
     "worker": ("RayTrainWorker",),
-    "data task": ("ReadRange", "MapBatches"),
+    "data task": ("ReadRange", "MapBatches", "ray::IDLE"),  # or between two of them
     "data coordinator": ("SplitCoordinator",),
     "controller": ("TrainController",),
     "Ray": ("raylet", "gcs_server"),
