@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -138,10 +138,13 @@ class Bench:
         lines = (self.folder / "runs" / name / "history.jsonl").read_text().splitlines()
         return [json.loads(line) for line in lines], (began, ended)
 
-    def _opponent(self, side: str, config: Config, seconds: float) -> dict[str, float]:
+    def _opponent(
+        self, side: str, config: Config, seconds: float, environment: Mapping[str, str] = {}
+    ) -> dict[str, float]:
         command = [sys.executable, "-m", "raydae.opponents", side, seconds, self._write(config)]
         tricks = {} if side == "plain" else MALLOC
-        answer: dict[str, float] = json.loads(self._run(command, tricks).splitlines()[-1])
+        said = self._run(command, {**tricks, **environment})
+        answer: dict[str, float] = json.loads(said.splitlines()[-1])
         return answer
 
     def _write(self, config: Config) -> Path:
@@ -208,31 +211,68 @@ class Bench:
     # -- many workers --------------------------------------------------------------------------
 
     def scaling(self) -> None:
-        """More workers on the same cores, at a fixed batch, and at a fixed batch a worker."""
-        counts = [n for n in (1, 2, 4, 8, 16, 32) if n <= max(cores(), 2)]
+        """More workers on the same cores, at a fixed batch, and at a fixed batch a worker.
+
+        Beside what was measured stands what the pieces promise: each worker's steps without the
+        others', the exchange of gradients, and the making of the samples, one after the other.
+        """
+        counts = [n for n in (1, 2, 4, 8, 16, 32) if n <= max(cores(), 4)]
+        cases = [(n, 32) for n in counts] + [(n, 32 * n) for n in counts[1:] if n <= cores()]
         found: dict[tuple[int, int], list[dict[str, float]]] = {}
-        cases = [(n, 32) for n in counts] + [(n, 32 * n) for n in counts[1:]]
         for _ in range(ROUNDS):
+            with _apart() as apart:
+                made, took = apart(_count, self.config("unet"), SECONDS / 5)
+            feed_s = took / made / cores()
             for workers, batch in cases:
                 self.say(f"scaling: {workers} workers, batch {batch}")
                 run = self._raydae("unet", 150, workers, batch)
+                alone = self._side_by_side(workers, batch)
+                exchange_s = self._exchange(workers)
+                run["others"] = run["seconds"] - run["waited"] - run["computed"]
+                run["exchange"] = 1000 * exchange_s
+                run["promised"] = 1 / (1 / alone + exchange_s / batch + feed_s)
                 found.setdefault((workers, batch), []).append(run)
         rates = {}
         for (workers, batch), runs in found.items():
             what = f"{workers} x {max(cores() // workers, 1)} cores, batch {batch}"
             rate = [run["patches_per_s"] for run in runs]
             rates[workers, batch] = self.report.add("scaling", what, "patches/s", rate)
-            for run in runs:
-                run["others"] = run["seconds"] - run["waited"] - run["computed"]
+            promise = self.report.add(
+                "scaling", f"{what}: promised", "patches/s", [run["promised"] for run in runs]
+            )
+            self.report.ratios[f"scaling/promise, {what}"] = rates[workers, batch] / promise
             for name, key in (("data", "waited"), ("the others", "others")):
                 share = [100 * run[key] / run["seconds"] for run in runs]
                 self.report.add("scaling", f"{what}: waits for {name}", "% of the time", share)
+            if workers > 1:
+                exchanges = [run["exchange"] for run in runs]
+                self.report.add("scaling", f"{what}: all-reduce", "ms a step", exchanges)
         for workers, batch in cases[1:]:
             kind = "fixed batch" if batch == 32 else "batch a worker"
             self.report.ratios[f"scaling/{workers}-1, {kind}"] = (
                 rates[workers, batch] / rates[1, 32]
             )
         self.report.ratios["scaling/2x1-1x2"] = rates[2, 32] / rates[1, 32]
+
+    def _side_by_side(self, workers: int, batch: int) -> float:
+        """Patches a second of as many processes as workers, each on its share, on its own."""
+        config = self.config("unet", **{"optim.batch_size": batch // workers})
+        threads = {"OMP_NUM_THREADS": str(max(cores() // workers, 1))}
+        with ThreadPoolExecutor(workers) as pool:
+            runs = [
+                pool.submit(self._opponent, "limit", config, SECONDS / 2, threads)
+                for _ in range(workers)
+            ]
+            return sum(run.result()["patches_per_s"] for run in runs)
+
+    def _exchange(self, workers: int) -> float:
+        """Seconds that the mean of the unet's gradients over the workers takes."""
+        if workers == 1:
+            return 0.0
+        meeting = self.folder / f"meeting{time.monotonic_ns()}"
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+            ranks = [(rank, workers, str(meeting)) for rank in range(workers)]
+            return statistics.median(pool.map(_all_reduce, ranks))
 
     # -- denoising -----------------------------------------------------------------------------
 
@@ -263,7 +303,7 @@ class Bench:
 def _apart() -> Iterator[Callable[..., Any]]:
     """Calls a function in a process of its own, whose threads and memory are its own."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        yield lambda function, argument: pool.submit(function, argument).result()
+        yield lambda function, *arguments: pool.submit(function, *arguments).result()
 
 
 def _samples(config: Config) -> Any:
@@ -273,7 +313,7 @@ def _samples(config: Config) -> Any:
     return Samples.of(config, find_images(config.data).train)
 
 
-def _count(config: Config, seconds: float, first: int, rows: int = 512) -> tuple[int, float]:
+def _count(config: Config, seconds: float, first: int = 0, rows: int = 512) -> tuple[int, float]:
     """Makes samples for some seconds; how many, in how long, once the images are decoded."""
     samples = _samples(config)
     samples.block([range(first, first + rows)], rows)
@@ -374,6 +414,27 @@ def _stages(config: Config) -> dict[str, float]:
         "noise": noise,
         "convert": took(convert, rows),
     }
+
+
+def _all_reduce(place: tuple[int, int, str]) -> float:
+    """Seconds for a mean of the unet's gradients, as a worker of (rank, workers, meeting file)."""
+    import torch
+    import torch.distributed as dist
+
+    from raydae.models import UNet
+
+    rank, workers, meeting = place
+    torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo" if sys.platform == "linux" else "lo0"
+    dist.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=workers)
+    gradients = torch.zeros(sum(value.numel() for value in UNet().parameters()))
+    times = []
+    for _ in range(30):
+        began = time.monotonic()
+        dist.all_reduce(gradients)
+        times.append(time.monotonic() - began)
+    dist.destroy_process_group()
+    return statistics.median(times)
 
 
 def _denoise(case: tuple[str, int, int]) -> tuple[float, float]:

@@ -27,7 +27,7 @@ from raydae.samples import Samples, Schedule
 from raydae.storage import Folder
 
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.005, 0.3
-BLOCK_ROWS = 512  # 18 MB of 64x64 patches: enough work beside the cost of a task
+BLOCK_ROWS = 1024  # 38 MB of 64x64 patches: enough work beside the cost of a task
 BUFFERED_BLOCKS = 4  # for each worker, made ahead of training
 AHEAD = "raydae.blocks_ahead"  # their number, in the settings of Ray Data
 

@@ -60,3 +60,13 @@ def test_denoising_is_measured_in_three_ways(
         "bare",
     ]
     assert bench.report.ratios["denoise/bare"] > 0
+
+
+def test_workers_exchange_gradients_and_compute_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark, "SECONDS", 1.0)
+    bench = Bench(tmp_path, lambda line: None)
+    assert bench._exchange(1) == 0
+    assert bench._exchange(2) > 0
+    assert bench._side_by_side(2, 16) > 0
