@@ -87,14 +87,12 @@ def _denoise_all(
         yield prepare()(work[0])
         return
 
-    import ray
-
     from raydae.cluster import start_ray
     from raydae.spread import spread
 
     start_ray()
     for number, result in spread(prepare, work):
-        if isinstance(result, ray.exceptions.RayError):
+        if isinstance(result, Exception):
             yield f"{work[number][0]}: {first_line(result)}"
         else:
             yield result

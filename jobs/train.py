@@ -111,7 +111,7 @@ def train_and_test(run: Run, launch: Launch, screen: Console) -> int:
     try:
         outcome = train(run, workers, launch, screen)
         if outcome.status == "finished":
-            test(run, screen)
+            test(run, workers, screen)
     finally:
         logs.keep(run.folder)
     if outcome.status == "stopped":
@@ -137,11 +137,11 @@ def train(run: Run, workers: "Workers", launch: Launch, screen: Console) -> Outc
     ):
         events.write(run.progress.history)
 
-        loading = threading.Thread(target=importlib.import_module, args=["raydae.evaluation"])
+        loading = threading.Thread(target=load_tests)
 
         def on_status(status: Status) -> None:
             if loading.ident is None:
-                loading.start()  # torch, which the test needs and takes seconds
+                loading.start()
             display.show(status)
             events.write(status.history)
 
@@ -150,7 +150,13 @@ def train(run: Run, workers: "Workers", launch: Launch, screen: Console) -> Outc
         )
 
 
-def test(run: Run, screen: Console) -> None:
+def load_tests() -> None:
+    """Imports what the test needs: torch and more, which take seconds."""
+    importlib.import_module("raydae.evaluation")
+    importlib.import_module("raydae.report")
+
+
+def test(run: Run, workers: "Workers", screen: Console) -> None:
     """Scores the best weights on the test images; writes `results.json` and `samples.png`."""
     from raydae import evaluation, report
     from raydae.modelfile import load_model
@@ -159,7 +165,8 @@ def test(run: Run, screen: Console) -> None:
     assert run.sets is not None
     model, sigmas = run.folder.path_of("model.safetensors"), run.config.evaluation_sigmas
     with console.counting(screen, "testing") as progress:
-        scores, failed = evaluation.evaluate(model, run.sets.test, sigmas, progress)
+        here = workers.data_cpus is not None and not workers.gpu  # no process is there sooner
+        scores, failed = evaluation.evaluate(model, run.sets.test, sigmas, progress, here=here)
     network, info = load_model(model)
     remark = evaluation.check_overlap(info, run.sets.test, force=True)
     latest = Checkpoints(run.folder).latest()

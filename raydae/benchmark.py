@@ -352,15 +352,14 @@ def _ray(config: Config) -> float:
     from raydae.cluster import start_ray
     from raydae.samples import Schedule
     from raydae.storage import Folder
-    from raydae.stream import SampleStream, shares
+    from raydae.stream import begin_stream, shares
 
     start_ray()
     samples = _samples(config)
     schedule = Schedule(10**7, 32, 4, 1)
     with tempfile.TemporaryDirectory() as folder:
-        stream = SampleStream(samples, schedule, Folder.of(folder))
-        (split,) = stream.configure({"train": None}, 1, None, None)
-        rate = _rate(len(step["index"]) for step in shares(split["train"], 32))
+        (blocks,) = begin_stream(samples, schedule, Folder.of(folder), 1, cores())
+        rate = _rate(len(step["index"]) for step in shares(blocks, 32))
     ray.shutdown()
     return rate
 

@@ -6,7 +6,7 @@ import secrets
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,6 +49,8 @@ class Workers:
     gpu: bool
     threads: int
     """CPUs of a worker."""
+    data_cpus: int | None = None
+    """CPUs to make samples, of a Ray that serves this run alone; none: as a cluster has them."""
 
     def __str__(self) -> str:
         number = str(self.most) if self.least == self.most else f"{self.least} to {self.most}"
@@ -67,6 +69,7 @@ def set_environment() -> None:
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",  # Ray Train's controller does
         "RAY_USAGE_STATS_ENABLED": "0",
     }.items():
         os.environ.setdefault(name, value)
@@ -161,7 +164,7 @@ def choose_workers(
                 f"--num-workers {asked[0]} needs {asked[0]} GPUs and there are {gpus}; "
                 f"ask for {gpus}, or use --use-gpu no"
             )
-        return Workers(asked[0], asked[1], gpu, threads), word
+        return _on_its_own(Workers(asked[0], asked[1], gpu, threads), cpus), word
     in_cluster = "RAY_ADDRESS" in os.environ
     beside = 1 if in_cluster else DATA_CPUS
     spare = max(cpus - beside, 1)
@@ -183,7 +186,15 @@ def choose_workers(
         )
     # Workers may grow with the cluster, unless they would take the last CPU from the samples.
     may_grow = in_cluster and any(node.cpus % threads for node in nodes)
-    return Workers(asked[0], asked[1] if may_grow else min(asked[1], fitting), gpu, threads), word
+    most = asked[1] if may_grow else min(asked[1], fitting)
+    return _on_its_own(Workers(asked[0], most, gpu, threads), cpus), word
+
+
+def _on_its_own(workers: Workers, cpus: int) -> Workers:
+    """The workers with what they leave, where Ray was started for them alone and never grows."""
+    if "RAY_ADDRESS" in os.environ or workers.least < workers.most:
+        return workers
+    return replace(workers, data_cpus=cpus - workers.most * workers.threads)
 
 
 def choose_trials(

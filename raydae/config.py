@@ -110,8 +110,8 @@ class ModelConfig:
 class OptimConfig:
     """How the network is optimised."""
 
-    loss: Literal["mse", "l1", "charbonnier"] = "mse"
-    """Mean over all values."""
+    loss: Literal["mse", "l1", "charbonnier", "relative"] = "mse"
+    """Mean over all values; relative: mse, by the noise."""
     optimizer: Literal["adam", "adamw", "muon"] = "adam"
     """The optimizer."""
     lr: float = 1e-3

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import ray
 import torch
 
 from raydae import classical
@@ -78,6 +77,7 @@ def evaluate(
     progress: Callable[[int, int], None] = lambda done, total: None,
     ensemble: bool = False,
     compare: bool = False,
+    here: bool = False,
 ) -> tuple[list[Score], list[str]]:
     """Scores a model file on images, in float32, spread over Ray's workers; Ray must run.
 
@@ -88,6 +88,7 @@ def evaluate(
         progress: called with (images done, images in all).
         ensemble: average over the eight flips and turns.
         compare: score the denoisers of `raydae.classical` too.
+        here: in threads of this process, on the CPU, instead of Ray's workers.
 
     Returns:
         The scores, in the order of the images, levels and denoisers; a line on each image that
@@ -95,7 +96,9 @@ def evaluate(
     """
 
     def prepare() -> Callable[[ImageFile], list[Score]]:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() and not here else "cpu"
+        if here:
+            torch.set_num_threads(1)  # each of the threads has a core
         network, info = load_model(model)
         denoiser = Denoiser(network, device, ensemble=ensemble)
         denoiser(np.zeros((256, 256), np.float32))  # the first call takes longest
@@ -107,8 +110,8 @@ def evaluate(
 
     results: dict[int, list[Score]] = {}
     failed = []
-    for done, (number, result) in enumerate(spread(prepare, images), start=1):
-        if isinstance(result, ray.exceptions.RayError):
+    for done, (number, result) in enumerate(spread(prepare, images, here), start=1):
+        if isinstance(result, Exception):
             failed.append(f"{images[number].name}: {_cause(result)}")
         else:
             results[number] = result
@@ -183,6 +186,6 @@ def _mean(values: list[float]) -> float | None:
     return mean if math.isfinite(mean) else None
 
 
-def _cause(error: ray.exceptions.RayError) -> str:
+def _cause(error: Exception) -> str:
     cause = getattr(error, "cause", None)  # of an error that was raised, not of a lost process
     return first_line(cause if isinstance(cause, Exception) else error)

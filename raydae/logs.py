@@ -23,19 +23,22 @@ def keep(run: Folder) -> None:
     # Where `ray job submit` started this process, the job's driver.
     submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
     driver = submitted.get("metadata", {}).get("job_submission_id", "")
+    here = ray.get_runtime_context().get_node_id()
+    others = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
     read = ray.remote(num_cpus=0)(_read)
-    places = [
-        NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        for node in ray.nodes()
-        if node["Alive"]
-    ]
+    places = [NodeAffinitySchedulingStrategy(node, soft=False) for node in others]
     answers = [read.options(scheduling_strategy=place).remote(job, driver) for place in places]
-    done, _ = ray.wait(answers, num_returns=len(answers), timeout=ANSWER_S)
+    with suppress(OSError):
+        _write(run, *_read(job, driver))
+    done, _ = ray.wait(answers, num_returns=len(answers), timeout=ANSWER_S) if answers else ([], [])
     for answer in done:
         with suppress(OSError, ray.exceptions.RayError):
-            node, logs = ray.get(answer)
-            for name, data in logs:
-                run.write(f"logs/{node}/{name}", data)
+            _write(run, *ray.get(answer))
+
+
+def _write(run: Folder, node: str, logs: list[tuple[str, bytes]]) -> None:
+    for name, data in logs:
+        run.write(f"logs/{node}/{name}", data)
 
 
 def _read(job: str, driver: str) -> tuple[str, list[tuple[str, bytes]]]:

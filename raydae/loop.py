@@ -290,7 +290,8 @@ class _Run:
         with autocast(self.context.device, self.precision):
             denoised = self.forward(noisy)
         # Each share weighs by its rows, and DDP's mean over the workers becomes a sum.
-        loss = loss_of(optim.loss, denoised.float(), clean) * (rows / self.schedule.batch_size)
+        loss = loss_of(optim.loss, denoised.float(), clean, noisy)
+        loss = loss * (rows / self.schedule.batch_size)
         torch.autograd.backward(loss * self.context.workers)
         if self.computed is not None:
             self.seconds.add(started, self.computed)

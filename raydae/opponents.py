@@ -87,7 +87,7 @@ def plain(config: Config, images: tuple[ImageFile, ...]) -> Iterator[None]:
     loader = DataLoader(patches, config.optim.batch_size, shuffle=True, num_workers=LOADERS)
     for noisy, clean in itertools.chain.from_iterable(itertools.repeat(loader)):
         optimizer.zero_grad()
-        loss = loss_of(config.optim.loss, network(noisy), clean)
+        loss = loss_of(config.optim.loss, network(noisy), clean, noisy)
         torch.autograd.backward(loss)
         optimizer.step()
         loss.item()
@@ -107,7 +107,8 @@ def tricks(config: Config, images: tuple[ImageFile, ...]) -> Iterator[None]:
         optimizer.zero_grad(set_to_none=True)
         with autocast(CPU, precision):
             denoised = network(noisy)
-        torch.autograd.backward(loss_of(config.optim.loss, denoised.float(), clean))
+        loss = loss_of(config.optim.loss, denoised.float(), clean, noisy)
+        torch.autograd.backward(loss)
         optimizer.step()
         yield
 

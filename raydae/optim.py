@@ -12,22 +12,29 @@ from torch.nn import functional
 
 from raydae.config import OptimConfig
 
+FLOOR = 10 / 255  # on the [0, 1] scale: below it, a smaller sigma weighs little more
 CHARBONNIER_EPSILON = 1e-3  # on the [0, 1] scale; a quarter of a grey level
 
 
-def loss_of(kind: str, denoised: Tensor, clean: Tensor) -> Tensor:
+def loss_of(kind: str, denoised: Tensor, clean: Tensor, noisy: Tensor) -> Tensor:
     """The mean over all values of a loss.
 
     Args:
-        kind: `mse`, `l1`, or `charbonnier`, sqrt(d^2 + epsilon^2) (Charbonnier et al. 1994).
-        denoised: float32, any shape.
+        kind: `mse`, `l1`, `charbonnier`, sqrt(d^2 + epsilon^2) (Charbonnier et al. 1994), or
+            `relative`, the squared error of each patch by the square of (sigma + `FLOOR`): in `mse`
+            strong noise outweighs weak, here all levels gain about the same in dB.
+        denoised: float32, (n, 3, h, w).
         clean: the same.
+        noisy: the same; what it differs from `clean` by tells sigma.
     """
     if kind == "mse":
         return functional.mse_loss(denoised, clean)
     if kind == "l1":
         return functional.l1_loss(denoised, clean)
     difference = denoised - clean
+    if kind == "relative":
+        sigma = (noisy - clean).square().mean((1, 2, 3), keepdim=True).sqrt()
+        return (difference / (sigma + FLOOR)).square().mean()
     return torch.sqrt(difference * difference + CHARBONNIER_EPSILON**2).mean()
 
 

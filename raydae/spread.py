@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, Generic, TypeVar
 
 import ray
@@ -24,18 +25,23 @@ class _Hand(Generic[T, R]):
 
 
 def spread(
-    prepare: Callable[[], Callable[[T], R]], items: Sequence[T]
-) -> Iterator[tuple[int, R | ray.exceptions.RayError]]:
+    prepare: Callable[[], Callable[[T], R]], items: Sequence[T], here: bool = False
+) -> Iterator[tuple[int, R | Exception]]:
     """Works on every item, one process a GPU where there are any, else one a core; Ray must run.
 
     Args:
         prepare: called once in each process; returns what is done with an item.
         items: what to work on.
+        here: in threads of this process instead, one a core: they are there at once, but nothing
+            outlives an item that kills them.
 
     Yields:
         (number of the item, result) as they are done; the error in place of the result where
         working on the item raised, or killed its process four times.
     """
+    if here:
+        yield from _spread_here(prepare(), items)
+        return
     gpus = int(ray.cluster_resources().get("GPU", 0))
     needs = {"num_gpus": 1, "num_cpus": 1} if gpus else {"num_cpus": 1}
     number = min(gpus or cores(), len(items))
@@ -55,7 +61,7 @@ def spread(
         while busy:
             (done, *_), _ = ray.wait(list(busy))
             position, hand = busy.pop(done)
-            result: R | ray.exceptions.RayError
+            result: R | Exception
             try:
                 result = ray.get(done)
             except ray.exceptions.RayError as error:
@@ -69,3 +75,13 @@ def spread(
     finally:
         for hand in hands:
             ray.kill(hand)
+
+
+def _spread_here(work: Callable[[T], R], items: Sequence[T]) -> Iterator[tuple[int, R | Exception]]:
+    with ThreadPoolExecutor(cores()) as pool:
+        numbers = {pool.submit(work, item): number for number, item in enumerate(items)}
+        for future in as_completed(numbers):
+            error = future.exception()
+            if error is not None and not isinstance(error, Exception):
+                raise error
+            yield numbers[future], error or future.result()

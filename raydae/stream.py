@@ -1,7 +1,7 @@
 """The samples as a Ray Data stream, the same steps for every number of workers.
 
 One execution serves the whole run: epochs are data. A block holds one worker's shares of several
-consecutive steps, all blocks of a group have the same rows, and they come in order; so Ray Train's
+consecutive steps, all blocks of a group have the same rows, and they come in order; so Ray Data's
 split, which gives each next block to the worker that has had the fewest rows, deals them out in
 turn, and every worker finds its shares of every step.
 """
@@ -14,7 +14,9 @@ import ray
 import ray.data
 import ray.train
 from numpy.typing import NDArray
-from ray.data import ExecutionOptions
+from ray.data import ExecutionOptions, ExecutionResources
+from ray.data._internal.cluster_autoscaler import ClusterAutoscaler
+from ray.data._internal.execution import streaming_executor
 from ray.data._internal.execution.backpressure_policy import (
     ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
     BackpressurePolicy,
@@ -32,31 +34,33 @@ BUFFERED_BLOCKS = 4  # for each worker, made ahead of training
 AHEAD = "raydae.blocks_ahead"  # their number, in the settings of Ray Data
 
 
-class SampleStream(ray.train.DataConfig):  # type: ignore[misc]  # Ray ships no types
-    """Gives each worker of Ray Train its shares of the steps that a run still has to do.
+def begin_stream(
+    samples: Samples, schedule: Schedule, run: Folder, workers: int, cpus: int | None = None
+) -> list[ray.data.DataIterator]:
+    """The stream of the steps that a run still has to do, an iterator for each worker.
 
-    Ray Train calls `configure` at every start of the worker group, in a process of its own, once it
-    knows the number of workers. A storage that cannot be read then is a failed start of the group,
-    which is tried again.
+    One worker makes the stream in its own process; for several, a process on this node deals it
+    out.
+
+    Args:
+        samples: what the stream is made of.
+        schedule: which sample belongs to which step.
+        run: the run's folder; its latest checkpoint says where the stream starts.
+        workers: how many share each step.
+        cpus: for making samples, where nothing else makes any; none: as Ray Data shares them out.
+
+    Raises:
+        OSError: the storage cannot be read.
     """
-
-    def __init__(self, samples: Samples, schedule: Schedule, run: Folder) -> None:
-        super().__init__()
-        self.samples, self.schedule, self.run = samples, schedule, run
-
-    def configure(
-        self,
-        datasets: dict[str, ray.data.Dataset],
-        world_size: int,
-        worker_handles: Any,
-        worker_node_ids: Any,
-        **kwargs: Any,
-    ) -> list[dict[str, ray.data.DataIterator]]:
-        """The worker's iterators, by the names of `datasets`, which otherwise play no part."""
-        progress, _ = Checkpoints(self.run).latest() or (Progress(), {})
-        stream = sample_stream(self.samples, self.schedule, progress.step, world_size)
-        splits = stream.streaming_split(world_size, equal=True)
-        return [dict.fromkeys(datasets, split) for split in splits]
+    if cpus is not None:  # of all executions of this process, which are this one
+        settled = _Settled(cpus)
+        streaming_executor.create_cluster_autoscaler = lambda *_, **__: settled
+    progress, _ = Checkpoints(run).latest() or (Progress(), {})
+    stream = sample_stream(samples, schedule, progress.step, workers)
+    if workers == 1:
+        return [stream.iterator()]
+    splits: list[ray.data.DataIterator] = stream.streaming_split(workers, equal=True)
+    return splits
 
 
 def sample_stream(
@@ -84,6 +88,7 @@ def sample_stream(
     context = stream.context
     context.target_max_block_size = None  # a block is a share: never to be cut or joined
     context.execution_options = ExecutionOptions(preserve_order=True)
+    context.enable_progress_bars = False
     context.custom_execution_callback_classes = [_Pause]
     context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [_Ahead])
     context.set_config(AHEAD, BUFFERED_BLOCKS * workers)
@@ -108,6 +113,27 @@ class _Ahead(BackpressurePolicy):  # type: ignore[misc]  # Ray ships no types
         )
         cpus = self._resource_manager.get_global_limits().cpu
         return bool(blocks < self._data_context.get_config(AHEAD) + cpus)
+
+
+class _Settled(ClusterAutoscaler):  # type: ignore[misc]  # Ray ships no types
+    """So many CPUs, now and for ever: Ray Data's own asks a process that shares out a cluster.
+
+    That takes a second and a half to start, and a hundredth of a core while it lives.
+    """
+
+    def __init__(self, cpus: int) -> None:
+        store = ray.cluster_resources().get("object_store_memory", 0)
+        self._total = ExecutionResources(cpu=cpus, object_store_memory=store)
+
+    def try_trigger_scaling(self) -> None:
+        """Nothing can be had."""
+
+    def on_executor_shutdown(self) -> None:
+        """Nothing was asked for."""
+
+    def get_total_resources(self) -> ExecutionResources:
+        """What the executor may use."""
+        return self._total
 
 
 class _Pause(ExecutionCallback):  # type: ignore[misc]  # Ray ships no types

@@ -17,11 +17,15 @@ from typing import Any
 import ray
 import ray.data
 import ray.train
+import ray.train.collective
 from numpy.typing import NDArray
 from ray.train.backend import Backend, BackendConfig
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.callback import ControllerCallback
+from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -30,7 +34,7 @@ from raydae.cluster import Workers, shortage
 from raydae.runs import Outcome, Run, Status
 from raydae.samples import Samples, Schedule
 from raydae.storage import Folder, first_line
-from raydae.stream import SampleStream, shares
+from raydae.stream import begin_stream, shares
 
 COLLECTIVE_TIMEOUT_S = 300  # after which a hung worker counts as dead
 LOOK_S = 0.5  # between two looks of the driver at how far the workers are
@@ -56,7 +60,6 @@ def train_on_ray(
         say: called with a line on what went wrong and is being mended, or is waited for.
     """
     assert run.sets is not None
-    samples = Samples.of(run.config, run.sets.train)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     # Where the driver is, so that no other node's loss takes it.
     channel: Any = Channel.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]  # Ray adds it
@@ -68,6 +71,7 @@ def train_on_ray(
             "sets": run.sets,
             "folder": run.folder,
             "threads": workers.threads,
+            "data_cpus": workers.data_cpus,
             "channel": channel,
             "timeout_s": COLLECTIVE_TIMEOUT_S,
             # A resize of an elastic run comes without notice.
@@ -88,8 +92,6 @@ def train_on_ray(
             failure_config=ray.train.FailureConfig(max_failures=-1, controller_failure_limit=-1),
             callbacks=[_FailedStarts(channel)],
         ),
-        datasets={"train": lambda: ray.data.range(1)},  # the true ones come from SampleStream
-        dataset_config=SampleStream(samples, run.schedule, run.folder),
     )
     _forget(run.folder)
     errors: list[BaseException] = []
@@ -146,20 +148,42 @@ def _reason(error: BaseException) -> str:
 
 
 class _Trainer(DataParallelTrainer):  # type: ignore[misc]  # Ray ships no types
-    """Ray Train without the process that takes the workers away where the controller has died.
+    """Ray Train without three of its processes.
 
-    It asks whichever Ray it finds on the machine, and where that is another, which knows no such
-    controller, takes them from a healthy run. Here the driver ends with the controller, and the
-    workers with the driver.
+    One takes the workers away where the controller has died. It asks whichever Ray it finds on the
+    machine, and where that is another, which knows no such controller, takes them from a healthy
+    run. Here the driver ends with the controller, and the workers with the driver.
+
+    One hands out data sets, which the workers see to themselves, and one shares out a cluster,
+    which nobody needs on a machine of one's own. The workers would wait two seconds for each.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
+        left_out = (PlacementGroupCleanerCallback, DatasetsCallback)
         callbacks = super()._create_default_callbacks()
-        return [
-            callback
-            for callback in callbacks
-            if not isinstance(callback, PlacementGroupCleanerCallback)
-        ]
+        return [callback for callback in callbacks if not isinstance(callback, left_out)]
+
+    def _initialize_and_run_controller(self, **settings: Any) -> ray.train.Result:
+        if self.train_loop_config["data_cpus"] is None:
+            return super()._initialize_and_run_controller(**settings)
+        settings["scaling_policy"] = _Settled(self.scaling_config)
+        # With the environment of this process, it may be one that Ray has started already.
+        controller = ray.remote(num_cpus=0)(TrainController).remote(**settings)
+        ray.get(controller.run.remote())
+        return ray.get(controller.get_result.remote())
+
+
+class _Settled(FixedScalingPolicy):  # type: ignore[misc]  # Ray ships no types
+    """So many workers, for which no autoscaler is asked where there is none."""
+
+    def _send_resource_request(self) -> None:
+        pass
+
+    def _maybe_send_resource_request(self) -> None:
+        pass
+
+    def _cancel_resource_request(self) -> None:
+        pass
 
 
 class _FailedStarts(ControllerCallback):  # type: ignore[misc]  # Ray ships no types
@@ -196,18 +220,34 @@ class _NoGroup(BackendConfig):  # type: ignore[misc]  # Ray ships no types
 
 def _train_worker(settings: dict[str, Any]) -> None:
     """One worker of Ray Train. Its samples are being made while it imports torch."""
-    schedule = Schedule.of(settings["config"], len(settings["sets"].train))
+    config, sets, cpus = settings["config"], settings["sets"], settings.pop("data_cpus")
+    schedule = Schedule.of(config, len(sets.train))
+    blocks = _blocks(Samples.of(config, sets.train), schedule, settings["folder"], cpus)
     rows = schedule.share_rows(ray.train.get_context().get_world_size())
     # Not left by `with`, which would wait for samples that may never come.
-    first = ThreadPoolExecutor(1).submit(_begin, rows)
+    first = ThreadPoolExecutor(1).submit(_begin, blocks, rows)
     from raydae.worker import work  # with torch, which the driver and Ray's controller lack
 
     work(_when_begun(first), **settings)
 
 
-def _begin(rows: int) -> Iterator[dict[str, NDArray[Any]]]:
+def _blocks(
+    samples: Samples, schedule: Schedule, folder: Folder, cpus: int | None
+) -> ray.data.DataIterator:
+    """This worker's blocks, of a stream that the first worker begins; called by all of them."""
+    place = ray.train.get_context()
+    rank, workers = place.get_world_rank(), place.get_world_size()
+    parts = begin_stream(samples, schedule, folder, workers, cpus) if rank == 0 else None
+    if workers > 1:
+        offered = None if parts is None else ray.put(parts)
+        parts = ray.get(ray.train.collective.broadcast_from_rank_zero(offered))
+    assert parts is not None
+    return parts[rank]
+
+
+def _begin(blocks: ray.data.DataIterator, rows: int) -> Iterator[dict[str, NDArray[Any]]]:
     """The worker's shares of the steps to do, the first of which is there."""
-    stream = shares(ray.train.get_dataset_shard("train"), rows)
+    stream = shares(blocks, rows)
     first = list(itertools.islice(stream, 1))
     return itertools.chain(first, stream)
 

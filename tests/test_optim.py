@@ -10,10 +10,23 @@ from raydae.optim import Muon, average, learning_rate, loss_of, make_optimizer, 
 
 def test_losses_by_hand() -> None:
     denoised, clean = torch.tensor([0.1, 0.5, 0.0]), torch.tensor([0.0, 0.7, 0.0])
-    assert loss_of("mse", denoised, clean).item() == pytest.approx(0.05 / 3)
-    assert loss_of("l1", denoised, clean).item() == pytest.approx(0.1)
+
+    def loss(kind: str) -> float:
+        return loss_of(kind, denoised, clean, clean).item()
+
+    assert loss("mse") == pytest.approx(0.05 / 3)
+    assert loss("l1") == pytest.approx(0.1)
     by_hand = sum(math.hypot(d, 1e-3) for d in (0.1, 0.2, 0.0)) / 3
-    assert loss_of("charbonnier", denoised, clean).item() == pytest.approx(by_hand)
+    assert loss("charbonnier") == pytest.approx(by_hand)
+
+
+def test_the_relative_loss_weighs_each_patch_by_its_noise() -> None:
+    clean = torch.rand(2, 3, 8, 8)
+    sigma = torch.tensor([15.0, 40.0]).view(2, 1, 1, 1)
+    noisy = clean + torch.tensor([-1.0, 1.0]).repeat(96).view(1, 3, 8, 8) * sigma / 255
+    denoised = clean + torch.tensor([5.0, 10.0]).view(2, 1, 1, 1) / 255
+    by_hand = ((5 / (15 + 10)) ** 2 + (10 / (40 + 10)) ** 2) / 2
+    assert loss_of("relative", denoised, clean, noisy).item() == pytest.approx(by_hand)
 
 
 def test_the_learning_rate_rises_then_falls_to_zero() -> None:

@@ -2,6 +2,7 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,35 +13,46 @@ from raydae.images import ImageSets
 from raydae.runs import Checkpoints, Progress
 from raydae.samples import Samples, Schedule
 from raydae.storage import Folder
-from raydae.stream import SampleStream, shares
+from raydae.stream import begin_stream, shares
 from tests.test_jobs import processes_of
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
-def collect(stream: SampleStream, workers: int) -> list[list[dict[str, np.ndarray]]]:
+@dataclass(frozen=True)
+class Stream:
+    """What a stream is begun with."""
+
+    samples: Samples
+    schedule: Schedule
+    run: Folder
+
+    def begin(self, workers: int) -> list[Any]:
+        return begin_stream(self.samples, self.schedule, self.run, workers)
+
+
+def collect(stream: Stream, workers: int) -> list[list[dict[str, np.ndarray]]]:
     """What each worker gets, step by step."""
-    splits: list[dict[str, Any]] = stream.configure({"train": None}, workers, None, None)
     rows = stream.schedule.share_rows(workers)
 
-    def drain(split: dict[str, Any]) -> list[dict[str, np.ndarray]]:
+    def drain(blocks: Any) -> list[dict[str, np.ndarray]]:
         # Blocks live in shared memory as long as the iterator does.
-        return [{k: v.copy() for k, v in step.items()} for step in shares(split["train"], rows)]
+        return [{k: v.copy() for k, v in step.items()} for step in shares(blocks, rows)]
 
     with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(drain, splits))
+        return list(pool.map(drain, stream.begin(workers)))
 
 
 @pytest.fixture
-def stream(config: Config, sets: ImageSets, tmp_path: Any) -> SampleStream:
+def stream(config: Config, sets: ImageSets, tmp_path: Any) -> Stream:
     config = config.override({"optim.epochs": 5})
     schedule = Schedule.of(config, len(sets.train))
-    return SampleStream(Samples.of(config, sets.train), schedule, Folder.of(tmp_path))
+    return Stream(Samples.of(config, sets.train), schedule, Folder.of(tmp_path))
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 4])
 def test_every_step_has_the_same_samples_for_any_number_of_workers(
-    stream: SampleStream, workers: int, monkeypatch: pytest.MonkeyPatch
+    stream: Stream, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("raydae.stream.BLOCK_ROWS", 24)  # several blocks, the last one short
     parts = collect(stream, workers)
@@ -56,19 +68,19 @@ def test_every_step_has_the_same_samples_for_any_number_of_workers(
                 np.testing.assert_array_equal(share[name][real], column)
 
 
-def test_the_stream_starts_where_the_checkpoint_is(stream: SampleStream) -> None:
+def test_the_stream_starts_where_the_checkpoint_is(stream: Stream) -> None:
     Checkpoints(stream.run).save(Progress(step=7), {})
     (part,) = collect(stream, 1)
     assert part[0]["index"].tolist() == list(range(56, 64))
     assert len(part) == stream.schedule.steps - 7
 
 
-def test_killed_tasks_are_done_again(stream: SampleStream, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_tasks_are_done_again(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raydae.stream.BLOCK_ROWS", 8)
     monkeypatch.setattr("raydae.stream.BUFFERED_BLOCKS", 1)
-    (split,) = stream.configure({"train": None}, 1, None, None)
+    (blocks,) = stream.begin(1)
     indices, killed = [], 0
-    for step in shares(split["train"], 8):
+    for step in shares(blocks, 8):
         indices += step["index"].tolist()
         if killed < 3:  # Ray tries each task again, but not for ever
             tasks = processes_of(os.getpid(), "ray::IDLE", "ray::ReadRange", "ray::MapBatches")
