@@ -239,8 +239,9 @@ def _blocks(
     rank, workers = place.get_world_rank(), place.get_world_size()
     parts = begin_stream(samples, schedule, folder, workers, cpus) if rank == 0 else None
     if workers > 1:
-        offered = None if parts is None else ray.put(parts)
-        parts = ray.get(ray.train.collective.broadcast_from_rank_zero(offered))
+        # In a list: as an argument of its own, it would arrive as what it stands for.
+        offered = None if parts is None else [ray.put(parts)]
+        parts = ray.get(ray.train.collective.broadcast_from_rank_zero(offered))[0]
     assert parts is not None
     return parts[rank]
 

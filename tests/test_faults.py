@@ -229,7 +229,6 @@ KILLS, SEED = 100, 1
 VICTIMS = {
     "worker": ("RayTrainWorker",),
     "data task": ("ReadRange", "MapBatches", "ray::IDLE"),  # or between two of them
-    "data coordinator": ("SplitCoordinator",),
     "controller": ("TrainController",),
     "Ray": ("raylet", "gcs_server"),
 }
