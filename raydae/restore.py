@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 N = TypeVar("N", bound=nn.Module)
-TILE = 1792  # pixels a side: 0.7 GB with the released network, 1.6 GB with the plain autoencoder
+TILE = 2560  # pixels a side: 1.4 GB with the released network, 3.2 GB with the plain autoencoder
 
 
 class Denoiser:
@@ -71,12 +71,7 @@ class Denoiser:
         self.network.eval()
         try:
             for y, x in self._tiles(*image.shape[:2]):
-                values = self._forward(image, y, x)
-                if image.ndim == 2:
-                    values = values.mean(axis=2)
-                if kind == np.uint8:
-                    np.rint(np.multiply(values, 255, out=values), out=values)
-                result[y.start : y.stop, x.start : x.stop] = values
+                result[y.start : y.stop, x.start : x.stop] = self._forward(image, y, x)
         finally:
             self.network.train(was_training)
         return result
@@ -100,24 +95,27 @@ class Denoiser:
             for x in range(0, width, wide):
                 yield range(y, min(y + high, height)), range(x, min(x + wide, width))
 
-    def _forward(self, image: NDArray[Any], y: range, x: range) -> NDArray[np.float32]:
-        """The network's answer for a part of the image, clamped to [0, 1]."""
+    def _forward(self, image: NDArray[Any], y: range, x: range) -> NDArray[Any]:
+        """The answer for a part of the image, uint8 where that is, else float32."""
         top, left = max(y.start - self.margin, 0), max(x.start - self.margin, 0)
         part = image[top : y.stop + self.margin, left : x.stop + self.margin]
-        if part.dtype == np.uint8:
-            part = part * np.float32(1 / 255)
-        part = part.astype(np.float32, copy=False)
-        if part.ndim == 2:
-            part = np.repeat(part[:, :, None], 3, axis=2)
         missing = [(0, _round_up(n, self.multiple) - n) for n in part.shape[:2]]
-        part = np.pad(part, [*missing, (0, 0)], mode="reflect")
-        noisy = torch.from_numpy(np.ascontiguousarray(part)).to(self.device)
+        missing += [(0, 0)] * (image.ndim - 2)
+        noisy = torch.from_numpy(np.pad(part, missing, mode="reflect")).to(self.device)
+        noisy = noisy.float() / 255 if image.dtype == np.uint8 else noisy.float()
+        if image.ndim == 2:
+            noisy = noisy[:, :, None].repeat(1, 1, 3)
         with torch.inference_mode(), autocast(self.device, self.precision):
             # Channels come last in the array: seen as NCHW, that is torch's channels_last.
             denoised = self._answer(noisy.permute(2, 0, 1)[None])[0].permute(1, 2, 0)
-        rows = slice(y.start - top, y.stop - top)
-        columns = slice(x.start - left, x.stop - left)
-        answer: NDArray[np.float32] = denoised[rows, columns].float().clamp(0, 1).cpu().numpy()
+            rows = slice(y.start - top, y.stop - top)
+            columns = slice(x.start - left, x.stop - left)
+            values = denoised[rows, columns].float().clamp(0, 1)
+            if image.ndim == 2:
+                values = values.mean(2)
+            if image.dtype == np.uint8:
+                values = values.mul_(255).round_().to(torch.uint8)
+        answer: NDArray[Any] = values.cpu().numpy()
         return answer
 
     def _answer(self, noisy: Tensor) -> Tensor:

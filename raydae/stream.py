@@ -28,7 +28,7 @@ from raydae.runs import Checkpoints, Progress
 from raydae.samples import Samples, Schedule
 from raydae.storage import Folder
 
-SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.005, 0.3
+SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 0.3
 BLOCK_ROWS = 1024  # 38 MB of 64x64 patches: enough work beside the cost of a task
 BUFFERED_BLOCKS = 4  # for each worker, made ahead of training
 AHEAD = "raydae.blocks_ahead"  # their number, in the settings of Ray Data
@@ -56,7 +56,7 @@ def begin_stream(
         settled = _Settled(cpus)
         streaming_executor.create_cluster_autoscaler = lambda *_, **__: settled
     progress, _ = Checkpoints(run).latest() or (Progress(), {})
-    stream = sample_stream(samples, schedule, progress.step, workers)
+    stream = sample_stream(samples, schedule, progress.step, workers, cpus)
     if workers == 1:
         return [stream.iterator()]
     splits: list[ray.data.DataIterator] = stream.streaming_split(workers, equal=True)
@@ -64,7 +64,7 @@ def begin_stream(
 
 
 def sample_stream(
-    samples: Samples, schedule: Schedule, start: int, workers: int
+    samples: Samples, schedule: Schedule, start: int, workers: int, cpus: int | None = None
 ) -> ray.data.Dataset:
     """The shares of every step from `start` on, for `workers` workers in turn, a block each.
 
@@ -87,7 +87,8 @@ def sample_stream(
     )
     context = stream.context
     context.target_max_block_size = None  # a block is a share: never to be cut or joined
-    context.execution_options = ExecutionOptions(preserve_order=True)
+    limits = ExecutionResources.for_limits(cpu=cpus)
+    context.execution_options = ExecutionOptions(preserve_order=True, resource_limits=limits)
     context.enable_progress_bars = False
     context.custom_execution_callback_classes = [_Pause]
     context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [_Ahead])
