@@ -26,13 +26,14 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 def test_one_cpu_worker_with_all_the_cores_is_the_default() -> None:
     cpus = int(ray.cluster_resources()["CPU"])
-    assert choose_workers(None, "auto", Config()) == (Workers(1, 1, False, cpus - 2), "")
+    assert choose_workers(None, "auto", Config()) == (Workers(1, 1, False, cpus - 2, 2), "")
 
 
 def test_workers_share_the_cores() -> None:
     cpus = int(ray.cluster_resources()["CPU"])
     workers, _ = choose_workers((4, 4), "no", Config())
-    assert workers == Workers(4, 4, False, (cpus - 2) // 4)
+    threads = (cpus - 2) // 4
+    assert workers == Workers(4, 4, False, threads, cpus - 4 * threads)
 
 
 def test_what_is_not_there_is_refused_at_once() -> None:
@@ -45,7 +46,7 @@ def test_what_is_not_there_is_refused_at_once() -> None:
 def test_elastic_workers_are_capped_by_what_there_is() -> None:
     cpus = int(ray.cluster_resources()["CPU"])
     workers, _ = choose_workers((1, 8), "auto", Config(threads=1))
-    assert (workers.least, workers.most) == (1, min(8, cpus - 2))
+    assert workers == Workers(1, min(8, cpus - 2), False, 1)
 
 
 def test_elastic_workers_may_outgrow_a_cluster_that_keeps_a_cpu_for_the_samples(
