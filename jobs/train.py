@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from raydae.cluster import Workers
 
 SAMPLE_IMAGES = 4  # in samples.png
+SMALL_IMAGE = 10**6  # pixels: a fifth of a GB with unet, half a GB with dae
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +166,9 @@ def test(run: Run, workers: "Workers", screen: Console) -> None:
     assert run.sets is not None
     model, sigmas = run.folder.path_of("model.safetensors"), run.config.evaluation_sigmas
     with console.counting(screen, "testing") as progress:
-        here = workers.data_cpus is not None and not workers.gpu  # no process is there sooner
+        # In this process, which is there at once, but for images that might take all its memory.
+        small = all(file.height * file.width <= SMALL_IMAGE for file in run.sets.test)
+        here = workers.data_cpus is not None and not workers.gpu and small
         scores, failed = evaluation.evaluate(model, run.sets.test, sigmas, progress, here=here)
     network, info = load_model(model)
     remark = evaluation.check_overlap(info, run.sets.test, force=True)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import ray
-import ray.data
 import yaml
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -86,7 +85,6 @@ def start_ray(
         verbose: lets Ray speak.
     """
     set_environment()
-    ray.data.DataContext.get_current().enable_progress_bars = verbose
     quiet: dict[str, Any] = {} if verbose else {"log_to_driver": False, "logging_level": "ERROR"}
     if "RAY_ADDRESS" in os.environ:
         try:
@@ -121,10 +119,11 @@ def leave() -> None:
     """
     if not ray.is_initialized():
         return
-    if "RAY_ADDRESS" in os.environ:
-        ray.shutdown()
-    else:
-        node = ray._private.worker._global_node
+    node = ray._private.worker._global_node
+    if "RAY_ADDRESS" not in os.environ:
+        ray._private.worker._global_node = None  # so that `shutdown` does but leave
+    ray.shutdown()
+    if "RAY_ADDRESS" not in os.environ:
         node._kill_process_type("raylet", check_alive=False, allow_graceful=True)
 
 
@@ -253,7 +252,7 @@ def choose_trials(
             f"makes its samples, is more than the {cpus} CPUs there are; lower --num-workers or "
             "--threads"
         )
-    return each, min(trials, fitting)
+    return replace(each, data_cpus=None), min(trials, fitting)  # each is one of several
 
 
 def _nodes(use_gpu: str) -> Sequence[Node]:

@@ -79,7 +79,7 @@ def evaluate(
     compare: bool = False,
     here: bool = False,
 ) -> tuple[list[Score], list[str]]:
-    """Scores a model file on images, in float32, spread over Ray's workers; Ray must run.
+    """Scores a model file on images, in float32, spread over Ray's workers.
 
     Args:
         model: path or URI of the model file, seen by all nodes, or `released`.
@@ -97,8 +97,6 @@ def evaluate(
 
     def prepare() -> Callable[[ImageFile], list[Score]]:
         device = "cuda" if torch.cuda.is_available() and not here else "cpu"
-        if here:
-            torch.set_num_threads(1)  # each of the threads has a core
         network, info = load_model(model)
         denoiser = Denoiser(network, device, ensemble=ensemble)
         denoiser(np.zeros((256, 256), np.float32))  # the first call takes longest
@@ -108,6 +106,9 @@ def evaluate(
             methods |= classical.available()
         return lambda file: score(methods, file, sigmas)
 
+    threads = torch.get_num_threads()
+    if here:
+        torch.set_num_threads(1)  # each of the threads that score has a core
     results: dict[int, list[Score]] = {}
     failed = []
     for done, (number, result) in enumerate(spread(prepare, images, here), start=1):
@@ -116,6 +117,7 @@ def evaluate(
         else:
             results[number] = result
         progress(done, len(images))
+    torch.set_num_threads(threads)
     return [line for number in sorted(results) for line in results[number]], sorted(failed)
 
 

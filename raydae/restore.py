@@ -99,6 +99,8 @@ class Denoiser:
         """The answer for a part of the image, uint8 where that is, else float32."""
         top, left = max(y.start - self.margin, 0), max(x.start - self.margin, 0)
         part = image[top : y.stop + self.margin, left : x.stop + self.margin]
+        if part.dtype != np.uint8:
+            part = part.astype(np.float32, order="C", copy=False)
         missing = [(0, _round_up(n, self.multiple) - n) for n in part.shape[:2]]
         missing += [(0, 0)] * (image.ndim - 2)
         noisy = torch.from_numpy(np.pad(part, missing, mode="reflect")).to(self.device)

@@ -27,7 +27,7 @@ class _Hand(Generic[T, R]):
 def spread(
     prepare: Callable[[], Callable[[T], R]], items: Sequence[T], here: bool = False
 ) -> Iterator[tuple[int, R | Exception]]:
-    """Works on every item, one process a GPU where there are any, else one a core; Ray must run.
+    """Works on every item, one of Ray's processes a GPU where there are any, else one a core.
 
     Args:
         prepare: called once in each process; returns what is done with an item.
@@ -37,7 +37,7 @@ def spread(
 
     Yields:
         (number of the item, result) as they are done; the error in place of the result where
-        working on the item raised, or killed its process four times.
+        working on the item raised, or killed its process, not this one, four times.
     """
     if here:
         yield from _spread_here(prepare(), items)
@@ -78,10 +78,13 @@ def spread(
 
 
 def _spread_here(work: Callable[[T], R], items: Sequence[T]) -> Iterator[tuple[int, R | Exception]]:
-    with ThreadPoolExecutor(cores()) as pool:
+    pool = ThreadPoolExecutor(cores())
+    try:
         numbers = {pool.submit(work, item): number for number, item in enumerate(items)}
         for future in as_completed(numbers):
             error = future.exception()
             if error is not None and not isinstance(error, Exception):
                 raise error
             yield numbers[future], error or future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # what is not begun is left when it is interrupted

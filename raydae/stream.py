@@ -52,7 +52,7 @@ def begin_stream(
     Raises:
         OSError: the storage cannot be read.
     """
-    if cpus is not None:  # of all executions of this process, which are this one
+    if cpus is not None and workers == 1:  # of all executions of this process: this one
         settled = _Settled(cpus)
         streaming_executor.create_cluster_autoscaler = lambda *_, **__: settled
     progress, _ = Checkpoints(run).latest() or (Progress(), {})

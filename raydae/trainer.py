@@ -148,14 +148,15 @@ def _reason(error: BaseException) -> str:
 
 
 class _Trainer(DataParallelTrainer):  # type: ignore[misc]  # Ray ships no types
-    """Ray Train without three of its processes.
+    """Ray Train without some of its processes.
 
     One takes the workers away where the controller has died. It asks whichever Ray it finds on the
     machine, and where that is another, which knows no such controller, takes them from a healthy
     run. Here the driver ends with the controller, and the workers with the driver.
 
     One hands out data sets, which the workers see to themselves, and one shares out a cluster,
-    which nobody needs on a machine of one's own. The workers would wait two seconds for each.
+    which a single worker on a machine of one's own does without. It would wait two seconds for
+    each of these.
     """
 
     def _create_default_callbacks(self) -> list[Any]:

@@ -96,6 +96,15 @@ def test_trials_share_a_cluster_that_there_is(
     assert choose_trials(workers, "auto", Config(), trials, 1)[1] == 1
 
 
+def test_trials_on_one_machine_do_not_take_it_for_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pretend(monkeypatch, [(2, 16)])
+    monkeypatch.delenv("RAY_ADDRESS")
+    assert choose_workers((1, 1), "auto", Config())[0] == Workers(1, 1, True, 1, 15)
+    assert choose_trials(1, "auto", Config(), 8, None) == (Workers(1, 1, True, 1), 2)
+
+
 def test_trials_never_share_a_gpu_or_count_one_that_has_no_cpu(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

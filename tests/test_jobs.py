@@ -208,7 +208,8 @@ def test_a_killed_worker_or_what_feeds_them_changes_nothing(
     workers = train_workers(process.pid)
     assert len(workers) == 2
     max(processes_of(process.pid, victim), key=lambda process: process.pid).kill()
-    wait_for(lambda: train_workers(process.pid) - workers, "new workers")
+    if victim == "RayTrainWorker":  # the others may have been given all they need
+        wait_for(lambda: train_workers(process.pid) - workers, "new workers")
     finish(process)
     assert_same_run(runs / victim, two_workers)
 

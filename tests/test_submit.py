@@ -89,9 +89,11 @@ class Service:
         command = ["submit", "--working-dir", ".", "--submission-id", name, *how, "--"]
         return self.call(*command, "python", "jobs/train.py", *words)
 
-    def ask(self, path: str) -> Any:
+    def ask(self, path: str, **said: str) -> Any:
         token = (Path(self.env["HOME"]) / ".ray" / "auth_token").read_text()
-        request = Request(f"{self.url}{path}", headers={"Authorization": f"Bearer {token}"})
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        data = json.dumps(said).encode() if said else None
+        request = Request(f"{self.url}{path}", data, headers)
         with urlopen(request, timeout=10) as response:
             return json.load(response)
 
@@ -115,7 +117,7 @@ def service(bare: Path, clone: Path, tmp_path_factory: pytest.TempPathFactory) -
         process = subprocess.Popen(command, env=env, stdout=log, stderr=log, text=True)
     service = Service(process, f"http://127.0.0.1:{port}", temp, clone, env)
     try:
-        wait_for(lambda: answers(service), "the dashboard")
+        wait_for(lambda: answers(service), "the dashboard, and the agent that starts jobs")
         yield service
     finally:
         # Asked to end, they would take half a minute.
@@ -133,7 +135,7 @@ def service(bare: Path, clone: Path, tmp_path_factory: pytest.TempPathFactory) -
 def answers(service: Service) -> bool:
     assert service.process.poll() is None, (service.temp / "log").read_text()
     try:
-        return isinstance(service.ask("/api/jobs/"), list)
+        return "submission_id" in service.ask("/api/jobs/", entrypoint="true")
     except OSError:
         return False
 
