@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from raydae.cluster import Workers
 
 SAMPLE_IMAGES = 4  # in samples.png
-SMALL_IMAGE = 10**6  # pixels: a fifth of a GB with unet, half a GB with dae
+SMALL_IMAGE = 10**6  # pixels: a quarter of a GiB with unet, a half with dae
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -111,7 +111,7 @@ class OptimConfig:
     """How the network is optimised."""
 
     loss: Literal["mse", "l1", "charbonnier", "relative"] = "mse"
-    """Mean over all."""
+    """The loss."""
     optimizer: Literal["adam", "adamw", "muon"] = "adam"
     """The optimizer."""
     lr: float = 1e-3

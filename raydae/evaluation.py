@@ -81,6 +81,8 @@ def evaluate(
 ) -> tuple[list[Score], list[str]]:
     """Scores a model file on images, in float32, spread over Ray's workers.
 
+    Ray must run, unless it is done here.
+
     Args:
         model: path or URI of the model file, seen by all nodes, or `released`.
         images: what to score it on.

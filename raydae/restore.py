@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 N = TypeVar("N", bound=nn.Module)
-TILE = 2560  # pixels a side: 1.4 GB with the released network, 3.2 GB with the plain autoencoder
+TILE = 2560  # pixels a side: 1.0 GiB with the released network, 3.2 GiB with the plain autoencoder
 
 
 class Denoiser:

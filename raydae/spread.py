@@ -29,6 +29,8 @@ def spread(
 ) -> Iterator[tuple[int, R | Exception]]:
     """Works on every item, one of Ray's processes a GPU where there are any, else one a core.
 
+    Ray must run, unless it is done here.
+
     Args:
         prepare: called once in each process; returns what is done with an item.
         items: what to work on.

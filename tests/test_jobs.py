@@ -197,21 +197,17 @@ def test_a_killed_driver_and_the_same_command_again(
     assert_same_run(runs / "killed", one_worker)
 
 
-@pytest.mark.parametrize("victim", ["RayTrainWorker", "SplitCoordinator"])
-def test_a_killed_worker_or_what_feeds_them_changes_nothing(
-    two_workers: Path, runs: Path, photographs: Path, victim: str
-) -> None:
-    arguments = ["--storage", runs, "--name", victim, "--data", photographs, *SETTINGS]
+def test_a_killed_worker_changes_nothing(two_workers: Path, runs: Path, photographs: Path) -> None:
+    arguments = ["--storage", runs, "--name", "hurt", "--data", photographs, *SETTINGS]
     arguments += ["--num-workers", "2", "--threads", "1", "--checkpoint-minutes", "0"]
     process = job("train", *arguments)
-    wait_for(in_mid_epoch(runs / victim), "a checkpoint")
+    wait_for(in_mid_epoch(runs / "hurt"), "a checkpoint")
     workers = train_workers(process.pid)
     assert len(workers) == 2
-    max(processes_of(process.pid, victim), key=lambda process: process.pid).kill()
-    if victim == "RayTrainWorker":  # the others may have been given all they need
-        wait_for(lambda: train_workers(process.pid) - workers, "new workers")
+    max(workers, key=lambda worker: worker.pid).kill()
+    wait_for(lambda: train_workers(process.pid) - workers, "new workers")
     finish(process)
-    assert_same_run(runs / victim, two_workers)
+    assert_same_run(runs / "hurt", two_workers)
 
 
 def test_ctrl_c_leaves_a_checkpoint_and_the_command_that_goes_on(

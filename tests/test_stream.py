@@ -2,11 +2,12 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pytest
+import ray
 
 from raydae.config import Config
 from raydae.images import ImageSets
@@ -89,3 +90,21 @@ def test_killed_tasks_are_done_again(stream: Stream, monkeypatch: pytest.MonkeyP
             killed += bool(tasks)
     assert indices == list(range(stream.schedule.steps * 8))
     assert killed == 3
+
+
+def test_workers_are_told_when_what_deals_out_their_blocks_dies(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error ends a worker, and Ray Train starts all anew; one that waited would hang."""
+    monkeypatch.setattr("raydae.stream.BLOCK_ROWS", 8)
+    long = replace(stream, schedule=replace(stream.schedule, epochs=10**4))
+
+    def drain(blocks: Any) -> None:
+        for step, _ in enumerate(shares(blocks, long.schedule.share_rows(2))):
+            if step == 4:
+                for dealer in processes_of(os.getpid(), "SplitCoordinator"):
+                    dealer.kill()
+
+    with ThreadPoolExecutor(2) as pool:
+        for ending in [pool.submit(drain, blocks) for blocks in long.begin(2)]:
+            assert isinstance(ending.exception(), ray.exceptions.RayError)
