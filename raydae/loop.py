@@ -231,6 +231,7 @@ class _Run:
         """Steps until the run is done, is stopped, or cannot go on."""
         progress, schedule = self.progress, self.schedule
         stream = batches(self.step)
+        alone = self.context.workers == 1  # who goes by its own clock; several count steps
         agree_at = self.step + 1  # soon: the first step shows how long the others will take
         agreed = self.saved_at
         while self.step < schedule.steps:
@@ -239,10 +240,11 @@ class _Run:
             self.seconds.waiting += time.monotonic() - before
             self._train_step(batch)
             epoch_ends = self.step == schedule.end_of_epoch(schedule.epoch_of(self.step - 1))
-            if self.step < agree_at and not epoch_ends:
+            now = time.monotonic()
+            later = now < agreed + AGREE_SECONDS if alone else self.step < agree_at
+            if later and not epoch_ends:
                 continue
 
-            now = time.monotonic()
             gap = min(max(int(AGREE_SECONDS * len(self.losses) / (now - agreed)), 1), MOST_STEPS)
             stop, save, gap, losses = self._agree(checkpoint_s, gap)
             for step, loss in enumerate(losses, start=progress.step + 1):

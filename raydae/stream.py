@@ -6,15 +6,17 @@ split, which gives each next block to the worker that has had the fewest rows, d
 turn, and every worker finds its shares of every step.
 """
 
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
+import pyarrow as pa
 import ray
 import ray.data
 import ray.train
 from numpy.typing import NDArray
-from ray.data import ExecutionOptions, ExecutionResources
+from ray.data import DataContext, ExecutionOptions, ExecutionResources
 from ray.data._internal.cluster_autoscaler import ClusterAutoscaler
 from ray.data._internal.execution import streaming_executor
 from ray.data._internal.execution.backpressure_policy import (
@@ -22,7 +24,13 @@ from ray.data._internal.execution.backpressure_policy import (
     BackpressurePolicy,
 )
 from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.data._internal.execution.interfaces import RefBundle
+from ray.data._internal.execution.interfaces.ref_bundle import BlockEntry, BlockSlice
 from ray.data._internal.execution.operators.input_data_buffer import InputDataBuffer
+from ray.data._internal.logical.interfaces import LogicalPlan
+from ray.data._internal.logical.operators import InputData
+from ray.data._internal.stats import DatasetStats
+from ray.data.block import BlockMetadata
 
 from raydae.runs import Checkpoints, Progress
 from raydae.samples import Samples, Schedule
@@ -32,6 +40,9 @@ SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 0.3
 BLOCK_ROWS = 1024  # 38 MB of 64x64 patches: enough work beside the cost of a task
 BUFFERED_BLOCKS = 4  # for each worker, made ahead of training
 AHEAD = "raydae.blocks_ahead"  # their number, in the settings of Ray Data
+
+begun = threading.Event()
+"""Set once an execution in this process has given out its first tasks."""
 
 
 def begin_stream(
@@ -74,17 +85,14 @@ def sample_stream(
     steps_per_block = max(BLOCK_ROWS // rows, 1)
     blocks = -(-(schedule.steps - start) // steps_per_block) * workers
 
-    def block(batch: dict[str, NDArray[Any]]) -> Iterator[dict[str, NDArray[Any]]]:
-        for number in batch["id"].tolist():
-            group, rank = divmod(number, workers)
-            first = start + group * steps_per_block
-            steps = range(first, min(first + steps_per_block, schedule.steps))
-            yield samples.block([schedule.share(step, rank, workers) for step in steps], rows)
+    def block(batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        group, rank = divmod(int(batch["number"][0]), workers)
+        first = start + group * steps_per_block
+        steps = range(first, min(first + steps_per_block, schedule.steps))
+        return samples.block([schedule.share(step, rank, workers) for step in steps], rows)
 
-    # One row a block, and batches of whole blocks: else Ray Data makes two tasks of one.
-    stream = ray.data.range(blocks, override_num_blocks=blocks).map_batches(
-        block, batch_size=None, zero_copy_batch=True
-    )
+    # Batches are whole blocks: else Ray Data makes two tasks of one.
+    stream = _numbers(blocks).map_batches(block, batch_size=None, zero_copy_batch=True)
     context = stream.context
     context.target_max_block_size = None  # a block is a share: never to be cut or joined
     limits = ExecutionResources.for_limits(cpu=cpus)
@@ -94,6 +102,24 @@ def sample_stream(
     context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [_Ahead])
     context.set_config(AHEAD, BUFFERED_BLOCKS * workers)
     return stream
+
+
+def _numbers(count: int) -> ray.data.Dataset:
+    """The numbers 0, 1 … below `count`, a block each.
+
+    They are slices of one table. `ray.data.range` would make a reader of every block and write it
+    to the object store before the first is asked for its number: a second for a thousand.
+    """
+    table = pa.table({"number": pa.array(range(count), pa.int64())})
+    size = BlockMetadata(num_rows=count, size_bytes=table.nbytes, exec_stats=None)
+    whole = BlockEntry(ray.put(table), size)
+    bundles = [
+        RefBundle((whole,), table.schema, owns_blocks=False, slices=(BlockSlice(i, i + 1),))
+        for i in range(count)
+    ]
+    context = DataContext.get_current().copy()
+    stats = DatasetStats(metadata={}, parent=None)
+    return ray.data.Dataset(LogicalPlan(InputData(bundles), context), context, stats)
 
 
 class _Ahead(BackpressurePolicy):  # type: ignore[misc]  # Ray ships no types
@@ -149,6 +175,7 @@ class _Pause(ExecutionCallback):  # type: ignore[misc]  # Ray ships no types
 
     def on_execution_step(self, executor: Any) -> None:
         """Called by the executor after each step."""
+        begun.set()
         made = sum(operator.metrics.num_task_outputs_generated for operator in executor._topology)
         if made > self._made:
             self._made, self._since = made, time.monotonic()

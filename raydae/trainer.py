@@ -34,7 +34,7 @@ from raydae.cluster import Workers, shortage
 from raydae.runs import Outcome, Run, Status
 from raydae.samples import Samples, Schedule
 from raydae.storage import Folder, first_line
-from raydae.stream import begin_stream, shares
+from raydae.stream import begin_stream, begun, shares
 
 COLLECTIVE_TIMEOUT_S = 300  # after which a hung worker counts as dead
 LOOK_S = 0.5  # between two looks of the driver at how far the workers are
@@ -224,9 +224,15 @@ def _train_worker(settings: dict[str, Any]) -> None:
     config, sets, cpus = settings["config"], settings["sets"], settings.pop("data_cpus")
     schedule = Schedule.of(config, len(sets.train))
     blocks = _blocks(Samples.of(config, sets.train), schedule, settings["folder"], cpus)
-    rows = schedule.share_rows(ray.train.get_context().get_world_size())
+    workers = ray.train.get_context().get_world_size()
+    rows = schedule.share_rows(workers)
     # Not left by `with`, which would wait for samples that may never come.
     first = ThreadPoolExecutor(1).submit(_begin, blocks, rows)
+    if workers == 1:
+        # An import beside a thread at work takes many times as long; and beside one that pickles
+        # it was seen, once, to make that fail.
+        while not (begun.wait(0.1) or first.done()):
+            pass
     from raydae.worker import work  # with torch, which the driver and Ray's controller lack
 
     work(_when_begun(first), **settings)

@@ -28,7 +28,7 @@ def run(command: str, home: Path) -> str:
     ray.parent.mkdir(exist_ok=True)
     ray.write_text(
         '#!/bin/sh\necho "ray $*" at $(pwd) with data=$RAYDAE_DATA storage=$RAYDAE_STORAGE '
-        "token=$RAY_AUTH_MODE usage=$RAY_USAGE_STATS_ENABLED\n"
+        "stop=$RAY_JOB_STOP_WAIT_TIME_S token=$RAY_AUTH_MODE usage=$RAY_USAGE_STATS_ENABLED\n"
     )
     ray.chmod(0o755)
     path = f"{ray.parent}:{os.environ['PATH']}"
@@ -123,6 +123,10 @@ def test_ray_reports_no_usage(kind: str, tmp_path: Path) -> None:
 def test_ray_starts_in_the_project_s_folder(kind: str, tmp_path: Path) -> None:
     assert CONFIG["file_mounts"]["~/raydae"] == "."
     assert f" at {tmp_path}/raydae with " in start(kind, tmp_path)
+
+
+def test_a_stopped_job_has_a_minute_for_its_checkpoint(tmp_path: Path) -> None:
+    assert " stop=60 " in start("head", tmp_path)
 
 
 def test_jobs_need_name_neither_data_nor_storage(tmp_path: Path) -> None:

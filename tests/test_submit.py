@@ -107,6 +107,7 @@ def service(bare: Path, clone: Path, tmp_path_factory: pytest.TempPathFactory) -
     env["HOME"] = str(tmp_path_factory.mktemp("home"))
     env["PATH"] = f"{bare}/bin:{env['PATH']}"
     env |= {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0", "VIRTUAL_ENV": str(bare)}
+    env["RAY_JOB_STOP_WAIT_TIME_S"] = "60"  # as in cluster.yaml
     subprocess.run(
         ["ray", "get-auth-token", "--generate"], env=env, check=True, capture_output=True
     )
