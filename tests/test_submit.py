@@ -113,6 +113,7 @@ def service(bare: Path, clone: Path, tmp_path_factory: pytest.TempPathFactory) -
     )
     temp = Path(tempfile.mkdtemp(prefix="ray"))  # names of sockets in it must be short
     command = ["ray", "start", "--head", "--block", "--num-cpus=3", "--port=0"]
+    command += ["--dashboard-agent-listen-port=0"]  # else one that another Ray here may have
     command += [f"--dashboard-port={port}", "--dashboard-host=127.0.0.1", f"--temp-dir={temp}"]
     with (temp / "log").open("w") as log:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=log, text=True)
