@@ -13,7 +13,6 @@ import os
 import secrets
 import shlex
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -91,7 +90,7 @@ def train_and_test(run: Run, launch: Launch, screen: Console) -> int:
     asked = parse_workers(launch.num_workers)
     sets = run.sets or cli.find_images_for(run.config, screen)
 
-    from raydae import cluster, logs  # with torch, which takes seconds: bad input comes first
+    from raydae import cluster, logs  # with Ray, which takes a second: bad input comes first
 
     cluster.start_ray(asked, run.config.threads, launch.verbose)
     cluster.wait_for_a_node(screen.print)
@@ -113,18 +112,21 @@ def train_and_test(run: Run, launch: Launch, screen: Console) -> int:
         outcome = train(run, workers, launch, screen)
         if outcome.status == "finished":
             test(run, workers, screen)
+            return 0
+        go_on = f"to go on: {cli.command_to_continue(run.folder.name)}"
+        if outcome.status == "stopped":
+            screen.print(f"stopped; {go_on}", soft_wrap=True)
+            return 130
+        failed = outcome.status == "failed"
+        cli.print_error("; ".join(filter(None, [outcome.message, outcome.advice])))
+        if failed:
+            screen.print(go_on, soft_wrap=True)
+        return 2 if failed else 1
+    except UserError as error:
+        cli.print_error(error)
+        return 2
     finally:
-        logs.keep(run.folder)
-    if outcome.status == "stopped":
-        screen.print(
-            f"stopped; to go on: {cli.command_to_continue(run.folder.name)}", soft_wrap=True
-        )
-        return 130
-    if outcome.status != "finished":
-        said = "; ".join(filter(None, [outcome.message, outcome.advice]))
-        print(f"error: {said}", file=sys.stderr)
-        return 2 if outcome.status == "failed" else 1
-    return 0
+        logs.keep(run.folder)  # with what was said last
 
 
 def train(run: Run, workers: "Workers", launch: Launch, screen: Console) -> Outcome:
@@ -147,7 +149,13 @@ def train(run: Run, workers: "Workers", launch: Launch, screen: Console) -> Outc
             events.write(status.history)
 
         return trainer.train_on_ray(
-            run, workers, on_status, stop_asked, launch.checkpoint_minutes, screen.print
+            run,
+            workers,
+            on_status,
+            stop_asked,
+            launch.checkpoint_minutes,
+            screen.print,
+            until_gone=False,  # the test can begin
         )
 
 

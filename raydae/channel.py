@@ -21,8 +21,9 @@ class Channel:
         self._saved, self._starts, self._failures = -1, 0, 0
 
     def begin(self, workers: list[str]) -> Outcome | None:
-        """The workers start, in order of rank; an outcome where they have done so too often."""
-        self._starts, self._failures = self._starts + 1, 0
+        """The workers start, in order of rank; an outcome where they have died too often."""
+        grown = 0 < len(self._workers) < len(workers) and not self._complaints
+        self._starts, self._failures = self._starts + (not grown), 0
         if self._workers:
             self._incidents.append(self._incident(len(workers)))
         self._workers, self._complaints = workers, {}

@@ -256,6 +256,11 @@ def command_to_continue(name: str) -> str:
     return shlex.join(["python", *words])
 
 
+def print_error(error: object) -> None:
+    """Says on standard error what went wrong."""
+    Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}")
+
+
 def main(job: Callable[[], int]) -> None:
     """Runs a job and exits: with its code, with 2 after bad input, with 130 when interrupted."""
     logging.captureWarnings(
@@ -264,7 +269,7 @@ def main(job: Callable[[], int]) -> None:
     try:
         code = job()
     except UserError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}")
+        print_error(error)
         code = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

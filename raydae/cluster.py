@@ -66,6 +66,9 @@ def set_environment() -> None:
         # For room for the workers: after the loss of a node Ray Train asks for as many as before
         # at first, and for what there is when this is over.
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
+        # A worker that does not answer, or keeps the others waiting outside a step.
+        "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "300",
+        "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "300",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",  # Ray Train's controller does
@@ -103,12 +106,30 @@ def start_ray(
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nothing takes this machine
     for name, value in MALLOC.items():
         os.environ.setdefault(name, value)
+    if not verbose:
+        ray._private.node.Node = _BareNode
     try:
         ray.init(address="local", num_cpus=training + DATA_CPUS, include_dashboard=False, **quiet)
     except Exception as error:  # Ray raises no kind of its own where it does not start in time
         raise UserError(
             f"Ray did not start ({first_line(error)}); try again when this machine is less busy"
         ) from error
+
+
+class _BareNode(ray._private.node.Node):  # type: ignore[misc]  # Ray ships no types
+    """Ray for one run on one machine, without three processes that nobody asks anything.
+
+    Ray starts a dashboard where none is to be included too, and waits for it.
+    """
+
+    def start_api_server(self, **_: Any) -> None:
+        self._webui_url = ""
+
+    def start_monitor(self) -> None:
+        """It would start and end nodes."""
+
+    def start_log_monitor(self) -> None:
+        """It would bring all processes' output to the driver."""
 
 
 def leave() -> None:

@@ -60,7 +60,7 @@ class TrainingDisplay:
                 f"epoch {record['epoch']:>{len(str(self.epochs))}}/{self.epochs}"
                 f"  loss {record['loss']:.6f}  val PSNR {_number(record['val_psnr'], '.2f')} dB"
                 f"  SSIM {_number(record['val_ssim'], '.4f')}"
-                f"  {record['patches_per_s']:.0f} patches/s"
+                f"  {record['patches_per_s']:.0f} patches/s{_held_up(record)}"
             )
             self._printed += 1
         words = [f"epoch {status.epoch}/{self.epochs}", f"step {status.step}/{status.steps}"]
@@ -73,6 +73,21 @@ class TrainingDisplay:
         self._progress.update(
             self._task, description="  ".join(words), completed=status.step, total=status.steps
         )
+
+
+def _held_up(record: dict[str, Any]) -> str:
+    """What an epoch was held up by, if by anything: data, or a worker slower than the others."""
+    workers = record["by_worker"]
+    said = ""
+    share, rank = max((each["waited_for_data_s"], rank) for rank, each in enumerate(workers))
+    if share > 0.1 * record["seconds"]:
+        said += f"  waited for data {share / record['seconds']:.0%}"
+        said += f" (worker {rank})" if len(workers) > 1 else ""
+    computed = [each["computed_s"] for each in workers]
+    if max(computed) > 1.25 * min(computed):
+        slowest = computed.index(max(computed))
+        said += f"  slowest: worker {slowest} on {workers[slowest]['place']}"
+    return said
 
 
 class SearchDisplay:

@@ -1,7 +1,10 @@
 """The history of a run as TensorBoard events."""
 
+import shutil
+import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -24,17 +27,17 @@ class Events:
     """Writes each epoch's record once, the epochs before this process first.
 
     The events of an earlier process are replaced: it may have died between a checkpoint and its
-    event, and the history in the checkpoint is the truth. Nothing is written behind a URI.
+    event, and the history in the checkpoint is the truth. Behind a URI, the file is written anew
+    with each epoch.
     """
 
     def __init__(self, run: Folder) -> None:
-        self._writer: EventFileWriter | None = None
-        self._written = 0
-        if run.local is not None:
-            for name in run.files():
-                if name.startswith("events.out.tfevents."):
-                    run.delete(name)
-            self._writer = EventFileWriter(str(run.local))
+        self._run, self._written = run, 0
+        for name in run.files():
+            if name.startswith("events.out.tfevents."):
+                run.delete(name)
+        self._here: Path | None = None if run.local else Path(tempfile.mkdtemp())
+        self._writer = EventFileWriter(str(self._here or run.local))
 
     def __enter__(self) -> "Events":
         return self
@@ -45,12 +48,13 @@ class Events:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        self._writer.close()
+        if self._here is not None:
+            shutil.rmtree(self._here)
 
     def write(self, history: Sequence[dict[str, Any]]) -> None:
         """Writes the records that are new since the last call; the step is the epoch."""
-        if self._writer is None or len(history) == self._written:
+        if len(history) == self._written:
             return
         for record in history[self._written :]:
             values = [
@@ -68,3 +72,5 @@ class Events:
         self._written = len(history)
         with suppress(OSError):  # a full disk shows at the next checkpoint, which matters more
             self._writer.flush()
+            for file in self._here.iterdir() if self._here is not None else ():
+                self._run.write(file.name, file.read_bytes())

@@ -362,7 +362,7 @@ class _Run:
             except OSError as error:
                 problem = (
                     f"{self.folder} cannot be written ({first_line(error)}); what was saved before "
-                    "is whole: make room or give access, and run the same command again"
+                    "is whole: make room or give access, then go on"
                 )
         said: str | None = self.context.gather(problem)[0]
         return said
@@ -370,7 +370,7 @@ class _Run:
     def _end_epoch(self) -> None:
         """Validates, and adds the epoch's record to the history."""
         progress = self.progress
-        seconds = time.monotonic() - self.epoch_started
+        seconds, ended = time.monotonic() - self.epoch_started, time.time()
         patches = (self.step - self.epoch_first_step) * self.schedule.batch_size
         val_psnr, val_ssim = self._validate()
         progress.history.append(
@@ -385,7 +385,7 @@ class _Run:
                 "workers": self.context.workers,
                 "seconds": round(seconds, 3),
                 "by_worker": self.context.gather(self.seconds.record(self.context.place)),
-                "time": round(time.time(), 3),
+                "time": round(ended, 3),  # of the last step
             }
         )
         progress.loss_sum, progress.loss_steps = 0.0, 0

@@ -11,7 +11,10 @@ SCALE = 4096  # of int16 pixels: from -8 to 8 in steps of a sixteenth of a grey 
 
 
 def add_noise(
-    rng: np.random.Generator, clean: NDArray[np.uint8], sigma: float
+    rng: np.random.Generator,
+    clean: NDArray[np.uint8],
+    sigma: float,
+    out: NDArray[np.int16] | None = None,
 ) -> NDArray[np.int16]:
     """White Gaussian noise on an image, neither clipped nor rounded to grey levels.
 
@@ -23,6 +26,7 @@ def add_noise(
         rng: what the noise is drawn from.
         clean: uint8, any shape.
         sigma: standard deviation, 0-255 scale.
+        out: where to write to, of the same shape; none: into a new array.
 
     Returns:
         int16 of the same shape: pixels on the [0, 1] scale, free to leave it, by `SCALE`.
@@ -35,7 +39,9 @@ def add_noise(
     noisy += halves[size:]
     noisy *= np.float32(sigma * SCALE / 255)
     noisy += clean.reshape(-1) * np.float32(SCALE / 255)
-    return np.rint(noisy, out=noisy).astype(np.int16).reshape(clean.shape)
+    if out is None:
+        out = np.empty(clean.shape, np.int16)
+    return np.rint(noisy.reshape(clean.shape), out=out, casting="unsafe")
 
 
 @functools.cache

@@ -24,6 +24,7 @@ import functools
 import glob
 import io
 import secrets
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,11 @@ from raydae.errors import UserError
 
 MAX_PIXELS = 10**9
 """The most pixels a picture may claim to have."""
+
+LARGE = 2**24
+"""Pixels of a picture that threads decode one at a time: small files can hold such."""
+
+_alone = threading.Lock()
 
 # Pillow's own bound is one number for the process, and warns of a 90-megapixel photograph. It is
 # raised here once, on import, and not lifted: code that does not come through here keeps a bound.
@@ -287,7 +293,8 @@ def _opened(source: Path | BinaryIO, max_pixels: int) -> Iterator[Image.Image]:
                     f"{_name(source)}: {image.width}x{image.height} is more than "
                     f"{max_pixels} pixels"
                 )
-            yield image
+            with _alone if image.width * image.height > LARGE else contextlib.nullcontext():
+                yield image
     except PictureError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

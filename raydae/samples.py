@@ -151,9 +151,13 @@ class Samples:
         n = rows * len(shares)
         shape = (n, self.patch_size, self.patch_size, 3)
         indices, unreadable = np.full(n, PADDING, np.int64), np.full(n, -1, np.int32)
-        clean, sigma = np.zeros(shape, np.uint8), np.zeros(n, np.float32)
-        noisy = np.zeros(shape, np.int16) if self.noisy else None
+        clean, sigma = np.empty(shape, np.uint8), np.zeros(n, np.float32)
+        noisy = np.empty(shape, np.int16) if self.noisy else None
         for number, share in enumerate(shares):
+            padding = slice(number * rows + len(share), (number + 1) * rows)
+            clean[padding] = 0
+            if noisy is not None:
+                noisy[padding] = 0
             for row, index in enumerate(share, start=number * rows):
                 if index == share[0] or index % self.crops_per_visit == 0:
                     image, replaced = self._visit(index // self.crops_per_visit)
@@ -161,7 +165,7 @@ class Samples:
                 rng = generator(self.seed, SAMPLE, index)
                 sigma[row] = level = self._crop(rng, image, clean[row])
                 if noisy is not None:
-                    noisy[row] = add_noise(rng, clean[row], level)
+                    add_noise(rng, clean[row], level, out=noisy[row])
         noise = {"sigma": sigma} if noisy is None else {"noisy": noisy}
         return {"index": indices, "clean": clean, "unreadable": unreadable, **noise}
 

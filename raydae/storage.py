@@ -2,6 +2,7 @@
 
 import os
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote, unquote
@@ -24,11 +25,12 @@ class Folder:
 
     @classmethod
     def of(cls, path: str | Path) -> "Folder":
-        """The folder at a local path, made absolute, or at a URI.
+        """The folder at a local path, made absolute, or at a URI; file:// is a local path.
 
         Raises:
             UserError: a URI that pyarrow does not understand.
         """
+        path = local_path(path)
         if "://" not in str(path):
             return cls(str(Path(path).expanduser().absolute()))
         folder = cls(str(path).rstrip("/"))
@@ -79,6 +81,7 @@ class Folder:
                 stream.write(data)
             return
         target = self.local / name
+        new = [folder for folder in target.parents if not folder.exists()]
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
         try:
@@ -87,6 +90,8 @@ class Folder:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(target)
+            for folder in (target.parent, *(folder.parent for folder in new)):
+                _flush(folder)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -148,8 +153,25 @@ class Folder:
             filesystem.delete_file(f"{path}/{name}")
 
 
+def _flush(folder: Path) -> None:
+    """Makes the names in a folder outlast a loss of power, on file systems that can."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def local_path(path: str | Path) -> str | Path:
+    """The path that a file:// URI means; anything else as it is."""
+    scheme, mark, rest = str(path).partition("://")
+    return unquote(rest) if mark and scheme == "file" and rest.startswith("/") else path
+
+
 def split_path(path: str | Path) -> tuple[Folder, str]:
     """The folder that a path or URI of a file lies in, and the file's name."""
+    path = local_path(path)
     if "://" not in str(path):
         local = Path(path).expanduser().absolute()
         return Folder(str(local.parent)), local.name

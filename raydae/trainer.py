@@ -26,6 +26,7 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -48,6 +49,7 @@ def train_on_ray(
     stop_asked: Callable[[], bool],
     checkpoint_minutes: float,
     say: Callable[[str], object] = lambda line: None,
+    until_gone: bool = True,
 ) -> Outcome:
     """Trains a run to its end under Ray Train.
 
@@ -58,6 +60,7 @@ def train_on_ray(
         stop_asked: once it is true, the run writes a checkpoint and stops.
         checkpoint_minutes: the longest time between two checkpoints.
         say: called with a line on what went wrong and is being mended, or is waited for.
+        until_gone: also waits until the workers of a finished run have gone, about a second.
     """
     assert run.sets is not None
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -74,8 +77,8 @@ def train_on_ray(
             "data_cpus": workers.data_cpus,
             "channel": channel,
             "timeout_s": COLLECTIVE_TIMEOUT_S,
-            # A resize of an elastic run comes without notice.
-            "checkpoint_minutes": checkpoint_minutes if fixed else min(checkpoint_minutes, 1.0),
+            # A resize of an elastic run comes without notice, the first after a minute.
+            "checkpoint_minutes": checkpoint_minutes if fixed else min(checkpoint_minutes, 0.5),
         },
         backend_config=_NoGroup(),
         scaling_config=ray.train.ScalingConfig(
@@ -105,14 +108,17 @@ def train_on_ray(
     # Ray Train takes SIGINT for itself in the main thread; there, raydae's driver listens.
     thread = threading.Thread(target=fit, daemon=True)
     thread.start()
+    outcome: Outcome | None
     told, news, last, last_news = False, 0, None, time.monotonic()
     while thread.is_alive():
         thread.join(LOOK_S)
-        status, _, incidents = ray.get(channel.look.remote())
+        status, outcome, incidents = ray.get(channel.look.remote())
         if status is not None:
             on_status(status)
         for incident in incidents[news:]:
             say(f"{incident}; started anew from the last checkpoint")
+        if outcome is not None and outcome.status == "finished" and not until_gone:
+            break
         if status != last or len(incidents) > news:
             last, news, last_news = status, len(incidents), time.monotonic()
         elif time.monotonic() - last_news > SILENCE_S and (lacking := shortage(workers)):
@@ -122,7 +128,6 @@ def train_on_ray(
             channel.stop.remote()
             told = True
     _forget(run.folder)
-    outcome: Outcome | None
     status, outcome, _ = ray.get(channel.look.remote())
     if status is not None:
         on_status(status)
@@ -130,7 +135,7 @@ def train_on_ray(
         return outcome
     said = ray.get(channel.last_words.remote()) or (_reason(errors[0]) if errors else "")
     reason = said or "the workers ended without a word"
-    return Outcome("failed", f"training ended: {reason}; the same command goes on from there")
+    return Outcome("failed", f"training ended: {reason}")
 
 
 def _forget(folder: Folder) -> None:
@@ -169,9 +174,21 @@ class _Trainer(DataParallelTrainer):  # type: ignore[misc]  # Ray ships no types
             return super()._initialize_and_run_controller(**settings)
         settings["scaling_policy"] = _Settled(self.scaling_config)
         # With the environment of this process, it may be one that Ray has started already.
-        controller = ray.remote(num_cpus=0)(TrainController).remote(**settings)
+        controller = ray.remote(num_cpus=0)(_TrainController).remote(**settings)
         ray.get(controller.run.remote())
         return ray.get(controller.get_result.remote())
+
+
+class _Group(WorkerGroup):  # type: ignore[misc]  # Ray ships no types
+    """Workers with the environment that Ray on this machine has from its driver already."""
+
+    @staticmethod
+    def _get_worker_runtime_env(custom_runtime_env: dict[str, Any]) -> dict[str, Any]:
+        return {}
+
+
+class _TrainController(TrainController):  # type: ignore[misc]  # Ray ships no types
+    worker_group_cls = _Group
 
 
 class _Settled(FixedScalingPolicy):  # type: ignore[misc]  # Ray ships no types

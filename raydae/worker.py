@@ -89,7 +89,7 @@ def join(context: Context, one_node: bool, timeout_s: float) -> None:
     """Joins the process group of the workers of a run; called by all of them.
 
     On one machine they meet in a file and talk over the loopback device, so that nobody outside
-    can reach them. On several they meet at the first worker's address, and torch listens on it.
+    can reach them. On several they meet at the first worker, where torch listens on all addresses.
     """
     if context.workers == 1:
         return

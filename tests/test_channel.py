@@ -31,6 +31,19 @@ def test_with_new_checkpoints_there_is_no_limit(channel: Any) -> None:
         channel.tell(status(saved))
 
 
+def test_growth_is_no_failure(channel: Any) -> None:
+    for number in range(1, 9):
+        assert channel.begin([str(rank) for rank in range(number)]) is None
+    assert channel.look()[2][-1] == "8 workers instead of 7"
+
+
+def test_workers_that_died_count_where_more_come_back(channel: Any) -> None:
+    for number in range(1, MOST_STARTS + 1):
+        assert channel.begin([str(rank) for rank in range(number)]) is None
+        channel.complain(0, "RuntimeError: timed out")
+    assert channel.begin(["0"]).status == "failed"
+
+
 def test_workers_that_never_start_end_a_run(channel: Any) -> None:
     channel.begin(["a"])
     assert [channel.fail("no torch here") for _ in range(MOST_STARTS)] == [False] * 3 + [True]

@@ -16,7 +16,13 @@ def record(epoch: int, psnr: float | None = 20.0) -> dict[str, object]:
         "val_psnr": psnr,
         "val_ssim": 0.5,
         "patches_per_s": 100.0,
+        "seconds": 10.0,
+        "by_worker": [worker()],
     }
+
+
+def worker(waited: float = 0.0, computed: float = 9.0, place: str = "a") -> dict[str, object]:
+    return {"waited_for_data_s": waited, "computed_s": computed, "place": place}
 
 
 def status(*epochs: int) -> Status:
@@ -47,6 +53,18 @@ def test_in_a_file_there_is_a_line_for_each_epoch_and_nothing_else() -> None:
         for i in (1, 2, 3)
     ]
     assert text.splitlines() == lines
+
+
+def test_what_an_epoch_was_held_up_by_is_said() -> None:
+    def line(*workers: dict[str, object]) -> str:
+        held = status(1)
+        held.history[0]["by_worker"] = list(workers)
+        return shown(False, held).strip().partition("patches/s")[2]
+
+    assert line(worker(0.5)) == line(worker(0, 9), worker(0, 8)) == ""
+    assert line(worker(3)) == "  waited for data 30%"
+    assert line(worker(), worker(3)) == "  waited for data 30% (worker 1)"
+    assert line(worker(0, 5, "a"), worker(0, 9, "b")) == "  slowest: worker 1 on b"
 
 
 def test_epochs_of_an_earlier_process_are_not_shown_again() -> None:

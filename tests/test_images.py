@@ -1,4 +1,5 @@
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -113,14 +114,17 @@ def test_the_protocol_of_the_literature_needs_bsds500(pictures: Path) -> None:
         evaluation_images(str(pictures), "cbsd68")
 
 
-def test_a_uri_is_a_folder_too(tmp_path: Path) -> None:
+def test_a_uri_is_a_folder_too(tmp_path: Path, s3: Callable[[str], str]) -> None:
     folder = draw_folder(tmp_path / "my 100% pictures")
     (folder / "train" / "002.png").rename(folder / "train" / "a b#c.png")
     local = find(folder)
-    remote = find_images(DataConfig(path=folder.as_uri(), patch_size=16))
+    uri = s3("my%20100%25%20pictures")
+    for path in folder.rglob("*.png"):
+        Folder.of(uri).write(str(path.relative_to(folder)), path.read_bytes())
+    remote = find_images(DataConfig(path=uri, patch_size=16))
     assert remote.left_out == ()
     assert {file.sha256 for file in remote.train} == {file.sha256 for file in local.train}
-    assert remote.train[0].uri.startswith("file://")
+    assert remote.train[0].uri.startswith("s3://")
     np.testing.assert_array_equal(read_image(remote.val[0].uri), draw(0))
 
 
@@ -204,9 +208,10 @@ def test_bsds500_behind_a_uri_is_known_by_its_files(bsds500: Path, folder: str) 
     assert found.local is not None
     root = found.local.resolve()
     uri = (root / folder).resolve().as_uri()
+    assert data.find(Folder(uri)) == Folder(root.as_uri())
     name, images = evaluation_images(uri, "cbsd68")
     assert (name, len(images)) == ("CBSD68", 68)
-    assert images[0][0] == f"{root.as_uri()}/{images[0][1]}"
+    assert images[0][0] == f"{root}/{images[0][1]}"
 
 
 @pytest.mark.parametrize("as_uri", [False, True])
@@ -216,7 +221,7 @@ def test_a_copy_of_bsds500_short_of_a_file_is_refused(
     found = data.find(Folder.of(bsds500))
     assert found is not None
     assert found.local is not None
-    root, copy = found.local, Folder.of(tmp_path.as_uri() if as_uri else tmp_path)
+    root, copy = found.local, Folder(tmp_path.as_uri()) if as_uri else Folder.of(tmp_path)
     for split in ("train", "val", "test"):
         (tmp_path / split).mkdir()
         for file in (root / split).glob("*.jpg"):

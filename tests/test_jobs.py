@@ -91,12 +91,12 @@ def train_workers(driver: int) -> set[psutil.Process]:
     return processes_of(driver, "RayTrainWorker")
 
 
-def in_mid_epoch(run: Path) -> Callable[[], bool]:
-    """Whether there is a checkpoint that lies within an epoch (of 10 steps)."""
+def in_mid_epoch(run: Path, steps: int = 10) -> Callable[[], bool]:
+    """Whether there is a checkpoint that lies within an epoch, of so many steps."""
 
     def look() -> bool:
         done = run.glob("checkpoints/step-*/checkpoint.json")
-        return any(int(path.parent.name.removeprefix("step-")) % 10 for path in done)
+        return any(int(path.parent.name.removeprefix("step-")) % steps for path in done)
 
     return look
 

@@ -3,8 +3,10 @@
 import errno
 import io
 import struct
+import time
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -640,3 +642,23 @@ class TestExpand:
         with pytest.raises(UserError, match=reason) as caught:
             expand(inputs)
         assert "\n" not in str(caught.value)
+
+
+def test_large_pictures_are_decoded_one_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = saved(picture("RGB"), tmp_path / "a.png")
+    decoding, seen = [], []
+
+    def slow(image: Image.Image, source: Path) -> str:
+        decoding.append(source)
+        time.sleep(0.05)
+        seen.append(len(decoding))
+        decoding.pop()
+        return image.mode
+
+    monkeypatch.setattr(pictures, "_working_mode", slow)
+    monkeypatch.setattr(pictures, "LARGE", 17 * 31 - 1)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(read_rgb, [path] * 4))
+    assert seen == [1] * 4

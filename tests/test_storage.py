@@ -6,19 +6,15 @@ from pathlib import Path
 import pytest
 
 from raydae.errors import UserError
-from raydae.storage import Folder
+from raydae.storage import Folder, split_path
 
 
-@pytest.fixture(params=["path", "uri", "s3"])
+@pytest.fixture(params=["path", "s3"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path, s3: Callable[[str], str]) -> Folder:
-    if request.param == "s3":
-        return Folder.of(s3(tmp_path.name))
-    return Folder.of(tmp_path / "a" if request.param == "path" else f"{tmp_path.as_uri()}/a")
+    return Folder.of(s3(tmp_path.name) if request.param == "s3" else tmp_path / "a")
 
 
 def test_what_is_written_is_read(folder: Folder) -> None:
-    if folder.uri.startswith("file"):
-        (Path(folder.uri.removeprefix("file://"))).mkdir()
     folder.write("b", b"one")
     folder.write("b", b"two")
     assert folder.read("b") == b"two"
@@ -35,8 +31,6 @@ def test_an_absent_folder_is_empty(folder: Folder) -> None:
 
 
 def test_folders_within(folder: Folder) -> None:
-    if folder.uri.startswith("file"):
-        pytest.skip("pyarrow makes no folders there")
     (folder / "b").write("c", b"")
     (folder / "b" / "d").write("e é?", b"")
     assert folder.folders() == ["b"]
@@ -50,8 +44,6 @@ def test_folders_within(folder: Folder) -> None:
 
 def test_when_a_file_was_written(folder: Folder) -> None:
     assert folder.written("b") == 0
-    if folder.uri.startswith("file"):
-        (Path(folder.uri.removeprefix("file://"))).mkdir()
     folder.write("b", b"")
     assert folder.written("b") == pytest.approx(time.time(), abs=60)
 
@@ -75,6 +67,22 @@ def test_a_failed_write_leaves_what_was_there(
 def test_a_path_is_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     assert Folder.of("runs").uri == str(tmp_path / "runs")
+
+
+def test_a_file_uri_is_a_path(tmp_path: Path) -> None:
+    path = tmp_path / "a b"
+    assert Folder.of(path.as_uri()) == Folder.of(path)
+    assert split_path(f"{path.as_uri()}/c%20d") == split_path(path / "c d")
+
+
+def test_names_are_flushed_to_the_disk_with_what_they_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed = []
+    monkeypatch.setattr(os, "fsync", lambda number: flushed.append(os.fstat(number).st_ino))
+    Folder.of(tmp_path / "a" / "b").write("c", b"d")
+    places = (tmp_path / "a" / "b" / "c", tmp_path / "a" / "b", tmp_path / "a", tmp_path)
+    assert flushed == [place.stat().st_ino for place in places]
 
 
 def test_a_uri_that_is_none() -> None:
