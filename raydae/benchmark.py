@@ -346,10 +346,10 @@ def _loader(config: Config) -> float:
 
 
 def _ray(config: Config) -> float:
-    """Ray Data, as training is fed."""
+    """Ray Data, as training is fed, on the CPUs that a worker would have too."""
     import ray
 
-    from raydae.cluster import DATA_CPUS, start_ray
+    from raydae.cluster import start_ray
     from raydae.samples import Schedule
     from raydae.storage import Folder
     from raydae.stream import begin_stream, shares
@@ -358,7 +358,8 @@ def _ray(config: Config) -> float:
     samples = _samples(config)
     schedule = Schedule(10**7, 32, 4, 1)
     with tempfile.TemporaryDirectory() as folder:
-        (blocks,) = begin_stream(samples, schedule, Folder.of(folder), 1, DATA_CPUS)
+        cpus = int(ray.cluster_resources()["CPU"])  # logical: more than cores
+        (blocks,) = begin_stream(samples, schedule, Folder.of(folder), 1, cpus)
         rate = _rate(len(step["index"]) for step in shares(blocks, 32))
     ray.shutdown()
     return rate
