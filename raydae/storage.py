@@ -1,8 +1,8 @@
 """A folder on this machine or behind a URI (s3://, gs://), where every write is whole or absent."""
 
+import errno
 import os
 import uuid
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote, unquote
@@ -155,12 +155,14 @@ class Folder:
 
 def _flush(folder: Path) -> None:
     """Makes the names in a folder outlast a loss of power, on file systems that can."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # where folders cannot be flushed
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def local_path(path: str | Path) -> str | Path:

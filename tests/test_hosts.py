@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -206,6 +207,15 @@ def epochs(run: Path) -> list[dict[str, Any]]:
         return []
 
 
+def has_ray(host: str) -> bool:
+    """Whether a node of Ray runs on a host."""
+    found = False
+    for pid in call("ip", "netns", "pids", f"raydae-{host}").split():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found = found or psutil.Process(int(pid)).name() == "raylet"
+    return found
+
+
 def hosts(run: Path) -> set[str]:
     """The addresses that trained the latest epoch."""
     return {worker["place"].split()[0] for line in epochs(run)[-1:] for worker in line["by_worker"]}
@@ -242,7 +252,9 @@ def test_a_cluster_of_hosts_one_of_which_is_cut_off(lab: Lab, tmp_path: Path) ->
         print(lab.run("ray", "job", "submit", "--", *words))
         lab.run("ray", "rsync-down", "cluster.yaml", f"{runs}/calm/", str(tmp_path / "fetched/"))
         lab.link("two", "up")  # `ray down` would wait two minutes for it
+        assert {"head", "one"} <= set(filter(has_ray, HOSTS))
         lab.run("ray", "down", "-y", "cluster.yaml")
+        wait_for(lambda: not any(map(has_ray, HOSTS)), "the end of Ray on all hosts")
     finally:
         os.killpg(tunnel.pid, signal.SIGTERM)  # with its ssh
         tunnel.communicate()
