@@ -239,7 +239,7 @@ VICTIMS = {
 @pytest.mark.timeout(5400)
 def test_a_hundred_kills_change_nothing(tmp_path: Path, photographs: Path) -> None:
     words = ["--storage", tmp_path, "--data", photographs, *SETTINGS, "--num-workers", "1"]
-    words += ["--threads", "1", "--data.patches-per-image", "2000", "--checkpoint-minutes", "0"]
+    words += ["--threads", "1", "--data.patches-per-image", "3000", "--checkpoint-minutes", "0"]
     run, rng = tmp_path / "killed", random.Random(SEED)
     killed = dict.fromkeys([*VICTIMS, "driver", "everything", "while writing"], 0)
     process = job("train", *words, "--name", "killed")
