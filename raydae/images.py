@@ -24,7 +24,7 @@ from raydae.storage import Folder, split_path
 
 SPLITS = ("train", "val", "test")
 SYNTHETIC = "the embedded synthetic set (dead leaves)"
-MAX_PIXELS = 2 * 10**8  # of one image; several are decoded at a time
+MAX_PIXELS = 2 * 10**8  # of one image; several small ones are decoded at a time
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".gif"}
 
 
