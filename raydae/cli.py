@@ -7,7 +7,6 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -275,8 +274,7 @@ def main(job: Callable[[], int]) -> None:
         print("interrupted", file=sys.stderr)
         code = 130
     if "raydae.cluster" in sys.modules:
-        with suppress(Exception):  # of a cluster that is gone, which is left as well
-            sys.modules["raydae.cluster"].leave()
+        sys.modules["raydae.cluster"].leave()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # Python would take a second to take Ray and torch down

@@ -1,8 +1,13 @@
+import contextlib
 import os
 import stat
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ray
 import yaml
@@ -251,3 +256,38 @@ def test_a_home_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.delenv("RAY_AUTH_TOKEN")
     hide_token()
     assert len(os.environ["RAY_AUTH_TOKEN"]) >= 32
+
+
+ENDS_WITH_THREADS = """
+import os, threading, time
+import psutil, ray
+from raydae import cli, cluster
+
+def job():
+    cluster.start_ray()
+    held = [ray.put(number) for number in range(1000)]
+    def let_go():
+        while True:
+            held and held.pop()
+            time.sleep(0.001)
+    threading.Thread(target=let_go, daemon=True).start()
+    time.sleep(0.1)
+    print(*(child.pid for child in psutil.Process().children(recursive=True)))
+    return 2
+
+cli.main(job)
+"""
+
+
+def test_a_job_ends_all_of_its_ray_and_with_its_own_code_whatever_threads_do() -> None:
+    """After `ray.shutdown`, a thread that lets an object go would end the process with 1."""
+    job = subprocess.run(
+        [sys.executable, "-c", ENDS_WITH_THREADS], stdout=subprocess.PIPE, text=True, check=False
+    )
+    assert job.returncode == 2
+    started = [int(pid) for pid in job.stdout.split()]
+    assert len(started) >= 2
+    time.sleep(1)  # left to themselves, some of them would stay for ten
+    for pid in started:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            assert psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
