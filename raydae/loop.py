@@ -64,7 +64,7 @@ class Context:
     threads: int | None = None
     """CPU threads for torch; none: as torch has them."""
     tell: Callable[[Status], bool] = lambda status: False
-    """Called on rank 0 at every agreement; True asks the run to stop."""
+    """Called on rank 0 at every agreement, where True asks the run to stop, and in validation."""
     preempted: Callable[[], bool] = lambda: False
     """Called on all ranks now and then: whether a machine is about to be taken away."""
     place: str = ""
@@ -405,6 +405,8 @@ class _Run:
         sums = np.zeros(3)
         images = spread_over(self.sets.val, self.config.validation.images)
         for file in images[self.context.rank :: self.context.workers]:
+            if self.context.rank == 0:
+                self.context.tell(self._status())  # that it is alive: there may be many images
             try:
                 clean = read_image(file.uri)
             except OSError:

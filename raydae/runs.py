@@ -278,12 +278,21 @@ def claim(folder: Folder) -> Iterator[None]:
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             file.flush()
+            os.fsync(file.fileno())  # so that other machines read it too, over NFS
         try:
             yield
         finally:
             if [path.name for path in folder.local.iterdir()] == [".claim"]:  # no run was begun
                 (folder.local / ".claim").unlink()
                 folder.local.rmdir()
+
+
+def claim_of(folder: Folder) -> bytes:
+    """What a claim says, by which one knows that two machines see the same local folder."""
+    try:
+        return b"" if folder.local is None else (folder.local / ".claim").read_bytes()
+    except OSError:
+        return b""
 
 
 def check_name(name: str) -> str:

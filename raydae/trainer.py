@@ -32,7 +32,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydae.channel import Channel
 from raydae.cluster import Workers, shortage
-from raydae.runs import Outcome, Run, Status
+from raydae.runs import Outcome, Run, Status, claim_of
 from raydae.samples import Samples, Schedule
 from raydae.storage import Folder, first_line
 from raydae.stream import begin_stream, begun, shares
@@ -73,6 +73,7 @@ def train_on_ray(
             "config": run.config,
             "sets": run.sets,
             "folder": run.folder,
+            "claim": claim_of(run.folder),
             "threads": workers.threads,
             "data_cpus": workers.data_cpus,
             "channel": channel,

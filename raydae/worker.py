@@ -3,9 +3,11 @@
 import os
 import socket
 import sys
+import threading
+import time
 import traceback
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -20,7 +22,7 @@ import torch.distributed as dist
 from raydae.config import Config
 from raydae.images import ImageSets
 from raydae.loop import Batch, Context, train
-from raydae.runs import Outcome, Status
+from raydae.runs import Outcome, Status, claim_of
 from raydae.storage import Folder, first_line
 
 
@@ -29,6 +31,7 @@ def work(
     config: Config,
     sets: ImageSets,
     folder: Folder,
+    claim: bytes,
     threads: int,
     channel: Any,
     timeout_s: float,
@@ -41,31 +44,49 @@ def work(
         config: what to train.
         sets: the images.
         folder: the run's folder.
+        claim: what the driver sees of it.
         threads: CPU threads for torch.
         channel: the actor `channel.Channel`.
-        timeout_s: after which a worker that does not answer the others counts as dead.
+        timeout_s: after which a worker that hangs counts as dead.
         checkpoint_minutes: the longest time between two checkpoints.
     """
     place = ray.train.get_context()
     mouth = _Mouth(channel)
     here = f"{ray.util.get_node_ip_address()} (process {os.getpid()})"
+    watch = _Watch(timeout_s, lambda said: ray.get(channel.complain.remote(0, f"{here} {said}")))
+
+    def tell(status: Status) -> bool:
+        watch.beats += 1
+        return mouth(status)
+
     context = Context(
         rank=place.get_world_rank(),
         workers=place.get_world_size(),
         device=ray.train.torch.get_device(),
         threads=threads,
-        tell=mouth,
+        tell=tell,
         preempted=lambda: ray.train.get_preemption_info() is not None,
         place=here,
     )
     if context.device.type == "cuda":
         torch.cuda.set_device(context.device)
+    if context.workers == 1:  # of several, the others notice
+        stream = watch.over(stream)
     try:
         one_node = place.get_local_world_size() == context.workers
         join(context, one_node, timeout_s)
         places = context.gather(here)
         verdict = ray.get(channel.begin.remote(places)) if context.rank == 0 else None
         outcome: Outcome | None = context.gather(verdict)[0]
+        strange = [
+            place for place, seen in context.gather((here, claim_of(folder))) if seen != claim
+        ]
+        if strange:  # a node that joined later: those there at the start have been asked
+            outcome = Outcome(
+                "failed",
+                f"{folder} is not what {strange[0]} sees there; give --storage a folder that all "
+                "nodes share, or a URI",
+            )
         outcome = outcome or train(
             config,
             sets,
@@ -79,6 +100,8 @@ def work(
         said = f"{type(error).__name__}: {first_line(error)} ({where.name}, line {where.lineno})"
         ray.get(channel.complain.remote(context.rank, said))
         raise
+    finally:
+        watch.working = False
     if context.rank == 0:
         ray.get([mouth.last, channel.end.remote(outcome)])
     if context.workers > 1:
@@ -136,3 +159,32 @@ class _Mouth:
         stop = bool(ray.get(self.last)) if answered else False
         self.last = self.channel.tell.remote(status)
         return stop
+
+
+class _Watch:
+    """Ends a worker that trains alone when it hangs: in a step, an image, or a write."""
+
+    def __init__(self, timeout_s: float, complain: Callable[[str], object]) -> None:
+        self.working, self.beats = False, 0
+        self.timeout_s, self.complain = timeout_s, complain
+        self._watched = threading.get_ident()
+
+    def over(self, stream: Iterator[Batch]) -> Iterator[Batch]:
+        """The same stream, beside which it watches; samples may be waited for for any time."""
+        threading.Thread(target=self._look, daemon=True).start()
+        for batch in stream:
+            self.working = True
+            self.beats += 1
+            yield batch
+            self.working = False
+
+    def _look(self) -> None:
+        # It counts looks, not time: a process that was paused is given time when it goes on.
+        looks, seen, silent = 10, self.beats, 0
+        while silent < looks:
+            time.sleep(self.timeout_s / looks)
+            silent = silent + 1 if self.working and self.beats == seen else 0
+            seen = self.beats
+        where = traceback.extract_stack(sys._current_frames()[self._watched])[-1]
+        self.complain(f"hung for {self.timeout_s:g} s ({where.name}, line {where.lineno})")
+        os._exit(1)

@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from raydae import trainer
 from raydae.cluster import Workers, start_ray
 from raydae.config import Config
 from raydae.images import ImageSets
-from raydae.runs import Outcome, Status, open_run
+from raydae.runs import Checkpoints, Outcome, Status, open_run
 from raydae.storage import Folder
 from tests.test_faults import cluster_of_nodes
 from tests.test_jobs import train_workers
@@ -85,6 +87,47 @@ def test_a_worker_that_hangs_is_named_and_replaced(
     assert not hung[0].is_running()
     assert f"(process {hung[0].pid}) died or hung" in said[0]
     assert "started anew from the last checkpoint" in said[0]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_worker_that_hangs_alone_is_named_and_replaced(
+    config: Config, sets: ImageSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = tmp_path / "once"
+
+    def hang_once(settings: dict[str, Any]) -> None:
+        from raydae.trainer import _train_worker
+
+        if not once.exists():
+            once.touch()
+            Checkpoints.save = lambda *_: time.sleep(1e6)  # type: ignore[method-assign]
+        _train_worker(settings)
+
+    monkeypatch.setattr(trainer, "COLLECTIVE_TIMEOUT_S", 5)
+    monkeypatch.setattr(trainer, "_train_worker", hang_once)
+    run = open_run(Folder.of(tmp_path / "run"), config).begin(sets)
+    said: list[str] = []
+    outcome = trainer.train_on_ray(
+        run, Workers(1, 1, False, 1), lambda status: None, lambda: False, 0.0, said.append
+    )
+    assert outcome == Outcome("finished")
+    assert re.search(r"worker 0: \S+ \(process \d+\) hung for 5 s \(<lambda>, line \d+\)", said[0])
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_worker_that_sees_another_folder_ends_the_run(
+    config: Config, sets: ImageSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a node that joins a run and has a disk of its own at the path."""
+    monkeypatch.setattr(trainer, "claim_of", lambda folder: b"process 1 on another host")
+    run = open_run(Folder.of(tmp_path / "run"), config).begin(sets)
+    outcome = trainer.train_on_ray(
+        run, Workers(1, 1, False, 1), lambda status: None, lambda: False, 1.0
+    )
+    assert outcome.status == "failed"
+    assert re.search(r"run is not what \S+ \(process \d+\) sees there; give --st", outcome.message)
+    assert not run.progress.step
+    assert "checkpoints" not in {path.name for path in (tmp_path / "run").iterdir()}
 
 
 @pytest.mark.usefixtures("ray_cluster")
