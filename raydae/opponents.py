@@ -148,8 +148,8 @@ def main() -> None:
             if marks[-1] > marks[0] + float(seconds):
                 break
     steady = marks[len(marks) // 5 :]
-    step_s = float(np.median(np.diff(steady))) if len(steady) > 1 else 0.0
-    rate = config.optim.batch_size / step_s if step_s else 0.0
+    patches = config.optim.batch_size * (len(steady) - 1)
+    rate = patches / (steady[-1] - steady[0]) if patches else 0.0
     print(json.dumps({"first": marks[0], "last": marks[-1], "patches_per_s": rate}))
 
 
