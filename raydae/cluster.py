@@ -21,6 +21,7 @@ from raydae.errors import UserError
 from raydae.images import ImageSets
 from raydae.storage import Folder, first_line
 
+HANG_S = 300  # after which a worker that hangs counts as dead
 DATA_CPUS = 2  # logical CPUs beside the workers', for the tasks that make samples
 # For the processes that Ray starts: memory that a step frees is kept for the next. As glibc has it,
 # a step takes thousands of page faults, and training 6 to 10 % longer.
@@ -68,8 +69,8 @@ def set_environment() -> None:
         # at first, and for what there is when this is over.
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
         # A worker that does not answer, or keeps the others waiting outside a step.
-        "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "300",
-        "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "300",
+        "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": str(HANG_S),
+        "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": str(HANG_S),
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",  # Ray Train's controller does
@@ -107,14 +108,16 @@ def start_ray(
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nothing takes this machine
     for name, value in MALLOC.items():
         os.environ.setdefault(name, value)
-    if not verbose:
-        ray._private.node.Node = _BareNode
+    whole = ray._private.node.Node
+    ray._private.node.Node = whole if verbose else _BareNode
     try:
         ray.init(address="local", num_cpus=training + DATA_CPUS, include_dashboard=False, **quiet)
     except Exception as error:  # Ray raises no kind of its own where it does not start in time
         raise UserError(
             f"Ray did not start ({first_line(error)}); try again when this machine is less busy"
         ) from error
+    finally:
+        ray._private.node.Node = whole
 
 
 class _BareNode(ray._private.node.Node):  # type: ignore[misc]  # Ray ships no types

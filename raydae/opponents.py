@@ -116,6 +116,8 @@ def tricks(config: Config, images: tuple[ImageFile, ...]) -> Iterator[None]:
 def limit(config: Config, images: tuple[ImageFile, ...], seconds: float) -> list[float]:
     """Raydae's own loop on a batch that is in memory; when each step began."""
     sets = dataclasses.replace(find_images(config.data), train=images, val=images[:1])
+    # An epoch that does not end: its rate is to be that of steps alone.
+    config = config.override({"data.patches_per_image": 10**6})
     schedule = Schedule.of(config, len(images))
     batch = Samples.of(config, images).block([range(schedule.batch_size)], schedule.batch_size)
     marks: list[float] = []

@@ -31,13 +31,12 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydae.channel import Channel
-from raydae.cluster import Workers, shortage
+from raydae.cluster import HANG_S, Workers, shortage
 from raydae.runs import Outcome, Run, Status, claim_of
 from raydae.samples import Samples, Schedule
 from raydae.storage import Folder, first_line
 from raydae.stream import begin_stream, begun, shares
 
-COLLECTIVE_TIMEOUT_S = 300  # after which a hung worker counts as dead
 LOOK_S = 0.5  # between two looks of the driver at how far the workers are
 SILENCE_S = 30  # of the workers, after which the driver says what they may be waiting for
 
@@ -77,7 +76,7 @@ def train_on_ray(
             "threads": workers.threads,
             "data_cpus": workers.data_cpus,
             "channel": channel,
-            "timeout_s": COLLECTIVE_TIMEOUT_S,
+            "timeout_s": HANG_S,
             # A resize of an elastic run comes without notice, the first after a minute.
             "checkpoint_minutes": checkpoint_minutes if fixed else min(checkpoint_minutes, 0.5),
         },

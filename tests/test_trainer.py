@@ -68,7 +68,7 @@ def test_the_number_of_workers_changes_nothing_but_rounding(
 def test_a_worker_that_hangs_is_named_and_replaced(
     config: Config, sets: ImageSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "COLLECTIVE_TIMEOUT_S", 15)
+    monkeypatch.setattr(trainer, "HANG_S", 15)
     config = config.override({"optim.epochs": 40})
     run = open_run(Folder.of(tmp_path / "run"), config).begin(sets)
     hung: list[psutil.Process] = []
@@ -103,7 +103,7 @@ def test_a_worker_that_hangs_alone_is_named_and_replaced(
             Checkpoints.save = lambda *_: time.sleep(1e6)  # type: ignore[method-assign]
         _train_worker(settings)
 
-    monkeypatch.setattr(trainer, "COLLECTIVE_TIMEOUT_S", 5)
+    monkeypatch.setattr(trainer, "HANG_S", 5)
     monkeypatch.setattr(trainer, "_train_worker", hang_once)
     run = open_run(Folder.of(tmp_path / "run"), config).begin(sets)
     said: list[str] = []
