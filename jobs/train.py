@@ -223,13 +223,16 @@ def show_results(folder: Folder, screen: Console) -> None:
 @contextmanager
 def listening(screen: Console) -> Iterator[Callable[[], bool]]:
     """While training: Ctrl-C or SIGTERM asks for a stop, a second one ends the process at once."""
+    from raydae import cluster
+
     asked = False
 
     def listen(signum: int, frame: object) -> None:
         nonlocal asked
         if asked:
             screen.show_cursor()
-            os._exit(130)  # Ray's processes end with this one
+            cluster.leave()
+            os._exit(130)
         asked = True
         screen.print("stopping after a checkpoint; once more to stop at once")
 

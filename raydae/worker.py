@@ -166,25 +166,30 @@ class _Watch:
 
     def __init__(self, timeout_s: float, complain: Callable[[str], object]) -> None:
         self.working, self.beats = False, 0
-        self.timeout_s, self.complain = timeout_s, complain
+        self.complain = complain
+        self._timeout_s = timeout_s
+        self._patience_s = 4 * timeout_s  # until the first step has told how long a step takes
         self._watched = threading.get_ident()
 
     def over(self, stream: Iterator[Batch]) -> Iterator[Batch]:
         """The same stream, beside which it watches; samples may be waited for for any time."""
         threading.Thread(target=self._look, daemon=True).start()
-        for batch in stream:
+        for number, batch in enumerate(stream):
+            began = time.monotonic()
             self.working = True
             self.beats += 1
             yield batch
             self.working = False
+            if number == 0:
+                self._patience_s = max(self._timeout_s, 4 * (time.monotonic() - began))
 
     def _look(self) -> None:
         # It counts looks, not time: a process that was paused is given time when it goes on.
-        looks, seen, silent = 10, self.beats, 0
-        while silent < looks:
-            time.sleep(self.timeout_s / looks)
-            silent = silent + 1 if self.working and self.beats == seen else 0
+        pause_s, seen, silent_s = self._timeout_s / 10, self.beats, 0.0
+        while silent_s < self._patience_s:
+            time.sleep(pause_s)
+            silent_s = silent_s + pause_s if self.working and self.beats == seen else 0
             seen = self.beats
         where = traceback.extract_stack(sys._current_frames()[self._watched])[-1]
-        self.complain(f"hung for {self.timeout_s:g} s ({where.name}, line {where.lineno})")
+        self.complain(f"hung for {silent_s:.0f} s ({where.name}, line {where.lineno})")
         os._exit(1)
