@@ -380,10 +380,14 @@ def check_shared(storage: Folder, sets: ImageSets) -> None:
     """
     for file, flag in ((storage.path_of(".claim"), "--storage"), (sets.train[0].uri, "--data")):
         if host := _where_unlike(file):
-            raise UserError(
-                f"{file} is not what {host} sees there; give {flag} a folder that all nodes share, "
-                "or a URI"
-            )
+            raise UserError(not_shared(file, host, flag))
+
+
+def not_shared(place: str, who: str, flag: str) -> str:
+    """What to say where not all nodes see the same at a local path, and what to do about it."""
+    return (
+        f"{place} is not what {who} sees there; give {flag} a folder that all nodes share, or a URI"
+    )
 
 
 def _where_unlike(file: str) -> str:

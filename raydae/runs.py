@@ -233,17 +233,18 @@ def open_run(folder: Folder, config: Config, restart: bool = False, kind: str = 
             f"{folder} holds no run that can be read ({first_line(error)}); choose another --name"
         ) from None
     progress = found[0] if found else Progress()
-    grown = old
+    asked: dict[str, Any] = {"threads": config.threads}  # free, as the number of workers is
     if old.optim.schedule == "constant":  # another schedule has come to its end with the epochs
-        grown = old.override({"optim.epochs": max(old.optim.epochs, config.optim.epochs)})
-    if changes := differences(grown, config):
+        asked["optim.epochs"] = max(old.optim.epochs, config.optim.epochs)
+    if changes := differences(old.override(asked), config):
         raise UserError(
             f"{folder.name} was begun with another configuration ({'; '.join(changes)}); leave "
             "these as they were, choose another --name, or begin anew with --restart"
         )
     run = Run(folder, config, sets, progress)
-    if old != config:  # more epochs: what was the end is none now
+    if old.optim.epochs < config.optim.epochs:  # what was the end is none now
         folder.delete("results.json")
+    if old != config:
         run = run.begin(sets)
     return run
 

@@ -19,6 +19,7 @@ import ray.train.torch
 import torch
 import torch.distributed as dist
 
+from raydae.cluster import not_shared
 from raydae.config import Config
 from raydae.images import ImageSets
 from raydae.loop import Batch, Context, train
@@ -82,11 +83,7 @@ def work(
             place for place, seen in context.gather((here, claim_of(folder))) if seen != claim
         ]
         if strange:  # a node that joined later: those there at the start have been asked
-            outcome = Outcome(
-                "failed",
-                f"{folder} is not what {strange[0]} sees there; give --storage a folder that all "
-                "nodes share, or a URI",
-            )
+            outcome = Outcome("failed", not_shared(str(folder), strange[0], "--storage"))
         outcome = outcome or train(
             config,
             sets,

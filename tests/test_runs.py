@@ -99,6 +99,16 @@ def test_another_configuration_is_refused_and_named(
     assert open_run(folder, config).config == config
 
 
+def test_the_number_of_threads_may_change(folder: Folder, config: Config, sets: ImageSets) -> None:
+    open_run(folder, config).begin(sets)
+    folder.write("results.json", b"of 2 epochs")
+    faster = config.override({"threads": 8})
+    assert open_run(folder, faster).config == faster
+    assert json.loads(folder.read("config.json"))["threads"] == 8
+    assert folder.read("results.json") == b"of 2 epochs"
+    assert open_run(folder, config).config == config
+
+
 def test_epochs_may_grow_but_not_shrink(folder: Folder, config: Config, sets: ImageSets) -> None:
     open_run(folder, config).begin(sets)
     longer = config.override({"optim.epochs": 5})
