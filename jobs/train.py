@@ -176,7 +176,7 @@ def test(run: Run, workers: "Workers", screen: Console) -> None:
     with console.counting(screen, "testing") as progress:
         # In this process, which is there at once, but for images that might take all its memory.
         small = all(file.height * file.width <= SMALL_IMAGE for file in run.sets.test)
-        here = workers.data_cpus is not None and not workers.gpu and small
+        here = workers.alone and not workers.gpu and small
         scores, failed = evaluation.evaluate(model, run.sets.test, sigmas, progress, here=here)
     network, info = load_model(model)
     remark = evaluation.check_overlap(info, run.sets.test, force=True)

@@ -50,8 +50,8 @@ class Workers:
     gpu: bool
     threads: int
     """CPUs of a worker."""
-    data_cpus: int | None = None
-    """CPUs to make samples, of a Ray that serves this run alone; none: as a cluster has them."""
+    alone: bool = False
+    """Whether Ray serves them alone, and never has more than now."""
 
     def __str__(self) -> str:
         number = str(self.most) if self.least == self.most else f"{self.least} to {self.most}"
@@ -199,7 +199,7 @@ def choose_workers(
                 f"--num-workers {asked[0]} needs {asked[0]} GPUs and there are {gpus}; "
                 f"ask for {gpus}, or use --use-gpu no"
             )
-        return _on_its_own(Workers(asked[0], asked[1], gpu, threads), cpus), word
+        return _settled(Workers(asked[0], asked[1], gpu, threads)), word
     in_cluster = "RAY_ADDRESS" in os.environ
     beside = 1 if in_cluster else DATA_CPUS
     spare = max(cpus - beside, 1)
@@ -222,14 +222,13 @@ def choose_workers(
     # Workers may grow with the cluster, unless they would take the last CPU from the samples.
     may_grow = in_cluster and any(node.cpus % threads for node in nodes)
     most = asked[1] if may_grow else min(asked[1], fitting)
-    return _on_its_own(Workers(asked[0], most, gpu, threads), cpus), word
+    return _settled(Workers(asked[0], most, gpu, threads)), word
 
 
-def _on_its_own(workers: Workers, cpus: int) -> Workers:
-    """The workers with what they leave, where Ray was started for them alone and never grows."""
-    if "RAY_ADDRESS" in os.environ or workers.least < workers.most:
-        return workers
-    return replace(workers, data_cpus=cpus - workers.most * workers.threads)
+def _settled(workers: Workers) -> Workers:
+    """The same workers; of a fixed number, they are alone where Ray was started for them."""
+    alone = "RAY_ADDRESS" not in os.environ and workers.least == workers.most
+    return replace(workers, alone=alone)
 
 
 def choose_trials(
@@ -273,7 +272,7 @@ def choose_trials(
             f"makes its samples, is more than the {cpus} CPUs there are; lower --num-workers or "
             "--threads"
         )
-    return replace(each, data_cpus=None), min(trials, fitting)  # each is one of several
+    return replace(each, alone=False), min(trials, fitting)  # each is one of several
 
 
 def _nodes(use_gpu: str) -> Sequence[Node]:

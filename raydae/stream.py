@@ -1,11 +1,11 @@
-"""The samples as a Ray Data stream, the same steps for every number of workers.
+"""The samples as Ray Data streams: one for each worker, of its shares of the steps.
 
-One execution serves the whole run: epochs are data. A block holds one worker's shares of several
-consecutive steps, all blocks of a group have the same rows, and they come in order; so Ray Data's
-split, which gives each next block to the worker that has had the fewest rows, deals them out in
-turn, and every worker finds its shares of every step.
+One execution serves a worker for the whole run: epochs are data. A block holds the worker's shares
+of several consecutive steps, and blocks come in order. Which samples a share has follows from the
+step, the rank and the number of workers alone, so that nobody has to deal them out.
 """
 
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -38,69 +38,64 @@ from raydae.storage import Folder
 
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 0.3
 BLOCK_ROWS = 1024  # 38 MB of 64x64 patches: enough work beside the cost of a task
-BUFFERED_BLOCKS = 4  # for each worker, made ahead of training
-AHEAD = "raydae.blocks_ahead"  # their number, in the settings of Ray Data
+BUFFERED_BLOCKS = 4  # made ahead of training
+LOOK_S = 10.0  # between two looks at how many CPUs there are
 
 begun = threading.Event()
 """Set once an execution in this process has given out its first tasks."""
 
 
 def begin_stream(
-    samples: Samples, schedule: Schedule, run: Folder, workers: int, cpus: int | None = None
-) -> list[ray.data.DataIterator]:
-    """The stream of the steps that a run still has to do, an iterator for each worker.
-
-    One worker makes the stream in its own process; for several, a process on this node deals it
-    out.
+    samples: Samples,
+    schedule: Schedule,
+    run: Folder,
+    rank: int = 0,
+    workers: int = 1,
+    taken: int = 0,
+) -> ray.data.DataIterator:
+    """The stream of a worker's shares of the steps that a run still has to do.
 
     Args:
         samples: what the stream is made of.
         schedule: which sample belongs to which step.
         run: the run's folder; its latest checkpoint says where the stream starts.
+        rank: the worker's.
         workers: how many share each step.
-        cpus: for making samples, where nothing else makes any; none: as Ray Data shares them out.
+        taken: the CPUs that all of them train on.
 
     Raises:
         OSError: the storage cannot be read.
     """
-    if cpus is not None and workers == 1:  # of all executions of this process: this one
-        settled = _Settled(cpus)
-        streaming_executor.create_cluster_autoscaler = lambda *_, **__: settled
+    # Of all executions of this process: this one.
+    streaming_executor.create_cluster_autoscaler = lambda *_, **__: _Share(workers, taken)
     progress, _ = Checkpoints(run).latest() or (Progress(), {})
-    stream = sample_stream(samples, schedule, progress.step, workers, cpus)
-    if workers == 1:
-        return [stream.iterator()]
-    splits: list[ray.data.DataIterator] = stream.streaming_split(workers, equal=True)
-    return splits
+    return sample_stream(samples, schedule, progress.step, rank, workers).iterator()
 
 
 def sample_stream(
-    samples: Samples, schedule: Schedule, start: int, workers: int, cpus: int | None = None
+    samples: Samples, schedule: Schedule, start: int, rank: int, workers: int
 ) -> ray.data.Dataset:
-    """The shares of every step from `start` on, for `workers` workers in turn, a block each.
+    """A worker's shares of every step from `start` on.
 
     Rows are as `Samples.block` makes them, share after share, each padded to the same rows.
     """
     rows = schedule.share_rows(workers)
     steps_per_block = max(BLOCK_ROWS // rows, 1)
-    blocks = -(-(schedule.steps - start) // steps_per_block) * workers
+    blocks = -(-(schedule.steps - start) // steps_per_block)
 
     def block(batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        group, rank = divmod(int(batch["number"][0]), workers)
-        first = start + group * steps_per_block
+        first = start + int(batch["number"][0]) * steps_per_block
         steps = range(first, min(first + steps_per_block, schedule.steps))
         return samples.block([schedule.share(step, rank, workers) for step in steps], rows)
 
     # Batches are whole blocks: else Ray Data makes two tasks of one.
     stream = _numbers(blocks).map_batches(block, batch_size=None, zero_copy_batch=True)
     context = stream.context
-    context.target_max_block_size = None  # a block is a share: never to be cut or joined
-    limits = ExecutionResources.for_limits(cpu=cpus)
-    context.execution_options = ExecutionOptions(preserve_order=True, resource_limits=limits)
+    context.target_max_block_size = None  # blocks are never to be cut or joined
+    context.execution_options = ExecutionOptions(preserve_order=True)
     context.enable_progress_bars = False
     context.custom_execution_callback_classes = [_Pause]
     context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [_Ahead])
-    context.set_config(AHEAD, BUFFERED_BLOCKS * workers)
     return stream
 
 
@@ -131,35 +126,42 @@ class _Ahead(BackpressurePolicy):  # type: ignore[misc]  # Ray ships no types
 
     def can_add_input(self, op: Any) -> bool:
         """Whether another task may be started."""
-        if op.throttling_disabled():  # the split, which only passes blocks on
-            return True
         blocks = sum(
             operator.num_active_tasks() + state.total_enqueued_output_blocks()
             for operator, state in self._topology.items()
             if not isinstance(operator, InputDataBuffer)
         )
         cpus = self._resource_manager.get_global_limits().cpu
-        return bool(blocks < self._data_context.get_config(AHEAD) + cpus)
+        return bool(blocks < BUFFERED_BLOCKS + cpus)
 
 
-class _Settled(ClusterAutoscaler):  # type: ignore[misc]  # Ray ships no types
-    """So many CPUs, now and for ever: Ray Data's own asks a process that shares out a cluster.
+class _Share(ClusterAutoscaler):  # type: ignore[misc]  # Ray ships no types
+    """A worker's share of the CPUs that training leaves; its tasks wait where others have them.
 
-    That takes a second and a half to start, and a hundredth of a core while it lives.
+    Ray Data's own asks a process that shares out a cluster, which takes a second and a half to
+    start and a hundredth of a core while it lives. A cluster that can grow does so for tasks that
+    wait.
     """
 
-    def __init__(self, cpus: int) -> None:
-        store = ray.cluster_resources().get("object_store_memory", 0)
-        self._total = ExecutionResources(cpu=cpus, object_store_memory=store)
+    def __init__(self, workers: int, taken: int) -> None:
+        self._workers, self._taken = workers, taken
+        self._looked_at = -math.inf
+        self._total = ExecutionResources()
 
     def try_trigger_scaling(self) -> None:
-        """Nothing can be had."""
+        """Nothing is asked for but by tasks."""
 
     def on_executor_shutdown(self) -> None:
         """Nothing was asked for."""
 
     def get_total_resources(self) -> ExecutionResources:
         """What the executor may use."""
+        if time.monotonic() > self._looked_at + LOOK_S:
+            there = ray.cluster_resources()
+            cpus = max((there.get("CPU", 0) - self._taken) // self._workers, 1)
+            store = there.get("object_store_memory", 0) / self._workers
+            self._total = ExecutionResources(cpu=cpus, object_store_memory=store)
+            self._looked_at = time.monotonic()
         return self._total
 
 

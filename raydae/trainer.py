@@ -17,7 +17,6 @@ from typing import Any
 import ray
 import ray.data
 import ray.train
-import ray.train.collective
 from numpy.typing import NDArray
 from ray.train.backend import Backend, BackendConfig
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
@@ -74,7 +73,7 @@ def train_on_ray(
             "folder": run.folder,
             "claim": claim_of(run.folder),
             "threads": workers.threads,
-            "data_cpus": workers.data_cpus,
+            "alone": workers.alone,
             "channel": channel,
             "timeout_s": HANG_S,
             # A resize of an elastic run comes without notice, the first after a minute.
@@ -170,7 +169,7 @@ class _Trainer(DataParallelTrainer):  # type: ignore[misc]  # Ray ships no types
         return [callback for callback in callbacks if not isinstance(callback, left_out)]
 
     def _initialize_and_run_controller(self, **settings: Any) -> ray.train.Result:
-        if self.train_loop_config["data_cpus"] is None:
+        if not self.train_loop_config["alone"]:
             return super()._initialize_and_run_controller(**settings)
         settings["scaling_policy"] = _Settled(self.scaling_config)
         # With the environment of this process, it may be one that Ray has started already.
@@ -238,36 +237,21 @@ class _NoGroup(BackendConfig):  # type: ignore[misc]  # Ray ships no types
 
 def _train_worker(settings: dict[str, Any]) -> None:
     """One worker of Ray Train. Its samples are being made while it imports torch."""
-    config, sets, cpus = settings["config"], settings["sets"], settings.pop("data_cpus")
-    schedule = Schedule.of(config, len(sets.train))
-    blocks = _blocks(Samples.of(config, sets.train), schedule, settings["folder"], cpus)
-    workers = ray.train.get_context().get_world_size()
-    rows = schedule.share_rows(workers)
+    config, sets, threads = settings["config"], settings["sets"], settings["threads"]
+    del settings["alone"]  # the driver's
+    place, schedule = ray.train.get_context(), Schedule.of(config, len(sets.train))
+    rank, workers = place.get_world_rank(), place.get_world_size()
+    samples, folder = Samples.of(config, sets.train), settings["folder"]
+    blocks = begin_stream(samples, schedule, folder, rank, workers, workers * threads)
     # Not left by `with`, which would wait for samples that may never come.
-    first = ThreadPoolExecutor(1).submit(_begin, blocks, rows)
-    if workers == 1:
-        # An import beside a thread at work takes many times as long; and beside one that pickles
-        # it was seen, once, to make that fail.
-        while not (begun.wait(0.1) or first.done()):
-            pass
+    first = ThreadPoolExecutor(1).submit(_begin, blocks, schedule.share_rows(workers))
+    # An import beside a thread at work takes many times as long; and beside one that pickles it was
+    # seen, once, to make that fail.
+    while not (begun.wait(0.1) or first.done()):
+        pass
     from raydae.worker import work  # with torch, which the driver and Ray's controller lack
 
     work(_when_begun(first), **settings)
-
-
-def _blocks(
-    samples: Samples, schedule: Schedule, folder: Folder, cpus: int | None
-) -> ray.data.DataIterator:
-    """This worker's blocks, of a stream that the first worker begins; called by all of them."""
-    place = ray.train.get_context()
-    rank, workers = place.get_world_rank(), place.get_world_size()
-    parts = begin_stream(samples, schedule, folder, workers, cpus) if rank == 0 else None
-    if workers > 1:
-        # In a list: as an argument of its own, it would arrive as what it stands for.
-        offered = None if parts is None else [ray.put(parts)]
-        parts = ray.get(ray.train.collective.broadcast_from_rank_zero(offered))[0]
-    assert parts is not None
-    return parts[rank]
 
 
 def _begin(blocks: ray.data.DataIterator, rows: int) -> Iterator[dict[str, NDArray[Any]]]:

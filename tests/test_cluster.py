@@ -31,14 +31,14 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 def test_one_cpu_worker_with_all_the_cores_is_the_default() -> None:
     cpus = int(ray.cluster_resources()["CPU"])
-    assert choose_workers(None, "auto", Config()) == (Workers(1, 1, False, cpus - 2, 2), "")
+    assert choose_workers(None, "auto", Config()) == (Workers(1, 1, False, cpus - 2, True), "")
 
 
 def test_workers_share_the_cores() -> None:
     cpus = int(ray.cluster_resources()["CPU"])
     workers, _ = choose_workers((4, 4), "no", Config())
     threads = (cpus - 2) // 4
-    assert workers == Workers(4, 4, False, threads, cpus - 4 * threads)
+    assert workers == Workers(4, 4, False, threads, True)
 
 
 def test_what_is_not_there_is_refused_at_once() -> None:
@@ -106,7 +106,7 @@ def test_trials_on_one_machine_do_not_take_it_for_their_own(
 ) -> None:
     pretend(monkeypatch, [(2, 16)])
     monkeypatch.delenv("RAY_ADDRESS")
-    assert choose_workers((1, 1), "auto", Config())[0] == Workers(1, 1, True, 1, 15)
+    assert choose_workers((1, 1), "auto", Config())[0] == Workers(1, 1, True, 1, True)
     assert choose_trials(1, "auto", Config(), 8, None) == (Workers(1, 1, True, 1), 2)
 
 

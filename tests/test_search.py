@@ -265,7 +265,7 @@ def test_a_stopped_trial_leaves_nothing_in_ray(pictures: Path, tmp_path: Path) -
     assert not plan.in_process
 
     def busy() -> set[str]:
-        processes = processes_of(os.getpid(), "Train", "Split", "Dataset")
+        processes = processes_of(os.getpid(), "Train")
         groups: dict[str, Any] = placement_group_table()
         return {f"process {process.pid}" for process in processes} | {
             f"group {number}" for number, group in groups.items() if group["state"] != "REMOVED"

@@ -2,7 +2,7 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from raydae.images import ImageSets
 from raydae.runs import Checkpoints, Progress
 from raydae.samples import Samples, Schedule
 from raydae.storage import Folder
-from raydae.stream import begin_stream, shares
+from raydae.stream import _Share, begin_stream, shares
 from tests.test_jobs import processes_of
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -29,7 +29,8 @@ class Stream:
     run: Folder
 
     def begin(self, workers: int) -> list[Any]:
-        return begin_stream(self.samples, self.schedule, self.run, workers)
+        ranks = range(workers)
+        return [begin_stream(self.samples, self.schedule, self.run, n, workers) for n in ranks]
 
 
 def collect(stream: Stream, workers: int) -> list[list[dict[str, np.ndarray]]]:
@@ -76,6 +77,13 @@ def test_the_stream_starts_where_the_checkpoint_is(stream: Stream) -> None:
     assert len(part) == stream.schedule.steps - 7
 
 
+def test_a_worker_takes_its_share_of_the_cpus_that_training_leaves() -> None:
+    cpus = int(ray.cluster_resources()["CPU"])
+    assert _Share(1, 2).get_total_resources().cpu == cpus - 2
+    assert _Share(2, 1).get_total_resources().cpu == (cpus - 1) // 2
+    assert _Share(64, cpus).get_total_resources().cpu == 1
+
+
 def test_killed_tasks_are_done_again(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raydae.stream.BLOCK_ROWS", 8)
     monkeypatch.setattr("raydae.stream.BUFFERED_BLOCKS", 1)
@@ -90,21 +98,3 @@ def test_killed_tasks_are_done_again(stream: Stream, monkeypatch: pytest.MonkeyP
             killed += bool(tasks)
     assert indices == list(range(stream.schedule.steps * 8))
     assert killed == 3
-
-
-def test_workers_are_told_when_what_deals_out_their_blocks_dies(
-    stream: Stream, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An error ends a worker, and Ray Train starts all anew; one that waited would hang."""
-    monkeypatch.setattr("raydae.stream.BLOCK_ROWS", 8)
-    long = replace(stream, schedule=replace(stream.schedule, epochs=10**4))
-
-    def drain(blocks: Any) -> None:
-        for step, _ in enumerate(shares(blocks, long.schedule.share_rows(2))):
-            if step == 4:
-                for dealer in processes_of(os.getpid(), "SplitCoordinator"):
-                    dealer.kill()
-
-    with ThreadPoolExecutor(2) as pool:
-        for ending in [pool.submit(drain, blocks) for blocks in long.begin(2)]:
-            assert isinstance(ending.exception(), ray.exceptions.RayError)
