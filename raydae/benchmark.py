@@ -6,6 +6,7 @@ every machine has the same.
 """
 
 import json
+import logging
 import multiprocessing
 import os
 import platform
@@ -355,6 +356,7 @@ def _ray(config: Config) -> float:
     from raydae.stream import begin_stream, shares
 
     start_ray()
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # where it writes what it is to run
     samples = _samples(config)
     schedule = Schedule(10**7, 32, 4, 1)
     with tempfile.TemporaryDirectory() as folder:
