@@ -86,14 +86,13 @@ class Bench:
         least = []
         for network in NETWORKS:
             rates: dict[str, list[float]] = {}
-            for _ in range(ROUNDS):
-                for side in ("limit", "raydae", "plain", "tricks"):
-                    self.say(f"train {network}: {side}")
-                    if side == "raydae":
-                        rate = self._raydae(network, rates["limit"][-1])["patches_per_s"]
-                    else:
-                        rate = self._opponent(side, self.config(network), SECONDS)["patches_per_s"]
-                    rates.setdefault(side, []).append(rate)
+            for side in _in_turns("limit", "raydae", "plain", "tricks"):
+                self.say(f"train {network}: {side}")
+                if side == "raydae":
+                    rate = self._raydae(network, rates["limit"][-1])["patches_per_s"]
+                else:
+                    rate = self._opponent(side, self.config(network), SECONDS)["patches_per_s"]
+                rates.setdefault(side, []).append(rate)
             medians = {
                 side: self.report.add("train", f"{network}, {side}", "patches/s", values)
                 for side, values in rates.items()
@@ -191,11 +190,11 @@ class Bench:
     def feed(self) -> None:
         """Samples a second that reach the training process, and what each costs by stage."""
         rates: dict[str, list[float]] = {}
-        for _ in range(ROUNDS):
-            for side, measure in (("bare", _bare), ("dataloader", _loader), ("ray", _ray)):
-                self.say(f"feed: {side}")
-                with _apart() as apart:
-                    rates.setdefault(side, []).append(apart(measure, self.config("unet")))
+        measures = {"bare": _bare, "dataloader": _loader, "ray": _ray}
+        for side in _in_turns(*measures):
+            self.say(f"feed: {side}")
+            with _apart() as apart:
+                rates.setdefault(side, []).append(apart(measures[side], self.config("unet")))
         medians = {
             side: self.report.add("feed", side, "patches/s", values)
             for side, values in rates.items()
@@ -281,13 +280,12 @@ class Bench:
         for height, width in SIZES:
             speeds: dict[str, list[float]] = {}
             memory: dict[str, list[float]] = {}
-            for _ in range(ROUNDS):
-                for way in ("tiled", "whole", "bare"):
-                    self.say(f"denoise: {width}x{height}, {way}")
-                    with _apart() as apart:
-                        speed, peak = apart(_denoise, (way, height, width))
-                    speeds.setdefault(way, []).append(speed)
-                    memory.setdefault(way, []).append(peak)
+            for way in _in_turns("tiled", "whole", "bare"):
+                self.say(f"denoise: {width}x{height}, {way}")
+                with _apart() as apart:
+                    speed, peak = apart(_denoise, (way, height, width))
+                speeds.setdefault(way, []).append(speed)
+                memory.setdefault(way, []).append(peak)
             size = f"{height * width / 1e6:.2g} MP"
             medians = {
                 way: self.report.add("denoise", f"{size}, {way}", "MP/s", values)
@@ -297,6 +295,12 @@ class Bench:
                 self.report.add("denoise", f"{size}, {way}: memory", "MiB", peaks)
             self.report.ratios[f"denoise/bare, {size}"] = medians["tiled"] / medians["bare"]
         self.report.ratios["denoise/bare"] = medians["tiled"] / medians["bare"]  # the largest
+
+
+def _in_turns(*sides: str) -> Iterator[str]:
+    """All sides, there and back: what slows a machine down for a while hits each in its turn."""
+    for number in range(ROUNDS):
+        yield from sides if number % 2 == 0 else reversed(sides)
 
 
 @contextmanager
