@@ -104,7 +104,7 @@ class Denoiser:
         missing = [(0, _round_up(n, self.multiple) - n) for n in part.shape[:2]]
         missing += [(0, 0)] * (image.ndim - 2)
         noisy = torch.from_numpy(np.pad(part, missing, mode="reflect")).to(self.device)
-        noisy = noisy.float() / 255 if image.dtype == np.uint8 else noisy.float()
+        noisy = noisy.float().div_(255) if image.dtype == np.uint8 else noisy.float()
         if image.ndim == 2:
             noisy = noisy[:, :, None].repeat(1, 1, 3)
         with torch.inference_mode(), autocast(self.device, self.precision):
@@ -112,7 +112,7 @@ class Denoiser:
             denoised = self._answer(noisy.permute(2, 0, 1)[None])[0].permute(1, 2, 0)
             rows = slice(y.start - top, y.stop - top)
             columns = slice(x.start - left, x.stop - left)
-            values = denoised[rows, columns].float().clamp(0, 1)
+            values = denoised[rows, columns].float().clamp_(0, 1)
             if image.ndim == 2:
                 values = values.mean(2)
             if image.dtype == np.uint8:
