@@ -4,6 +4,8 @@ import hashlib
 import os
 import secrets
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -16,6 +18,7 @@ import yaml
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from raydae import agent
 from raydae.config import Config
 from raydae.errors import UserError
 from raydae.images import ImageSets
@@ -31,6 +34,7 @@ MALLOC = {
     "MALLOC_TRIM_THRESHOLD_": str(2**30),
     "MALLOC_TOP_PAD_": str(2**26),
 }
+AGENT_PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port")
 AUTOSCALING = Path("~/ray_bootstrap_config.yaml")  # what `ray up` leaves on the head
 
 
@@ -121,9 +125,9 @@ def start_ray(
 
 
 class _BareNode(ray._private.node.Node):  # type: ignore[misc]  # Ray ships no types
-    """Ray for one run on one machine, without three processes that nobody asks anything.
+    """Ray for one run on one machine, without four processes that nobody asks anything.
 
-    Ray starts a dashboard where none is to be included too, and waits for it.
+    Ray starts a dashboard where none is to be included too, and waits for it, as for its agent.
     """
 
     def start_api_server(self, **_: Any) -> None:
@@ -134,6 +138,25 @@ class _BareNode(ray._private.node.Node):  # type: ignore[misc]  # Ray ships no t
 
     def start_log_monitor(self) -> None:
         """It would bring all processes' output to the driver."""
+
+    def start_raylet(self, *args: Any, **settings: Any) -> None:
+        """Starts the node, with a process in the place of its agent that does nothing."""
+        for port in AGENT_PORTS:  # that there is none, as a Ray without its dashboard says it
+            ray._raylet.persist_port(self._session_dir, self._node_id, port, -1)
+        services = ray._private.services
+        whole = services.start_ray_process
+
+        def start(command: list[str], *words: Any, **more: Any) -> Any:
+            flag = "--dashboard_agent_command="
+            stand_in = subprocess.list2cmdline([sys.executable, "-I", "-S", agent.__file__])
+            command = [flag + stand_in if word.startswith(flag) else word for word in command]
+            return whole(command, *words, **more)
+
+        services.start_ray_process = start
+        try:
+            super().start_raylet(*args, **settings)
+        finally:
+            services.start_ray_process = whole
 
 
 def leave() -> None:
