@@ -2,8 +2,8 @@
 
     python -I -S raydae/agent.py
 
-Ray's own tells a dashboard and Prometheus of the node, starts jobs that are submitted, and takes a
-second to start. A node does not live without one.
+Ray's own tells a dashboard and Prometheus of the node, starts jobs that are submitted, listens to
+others on three ports, and takes a hundredth of a core. A node does not live without one.
 """
 
 import os

@@ -222,7 +222,7 @@ def choose_workers(
                 f"--num-workers {asked[0]} needs {asked[0]} GPUs and there are {gpus}; "
                 f"ask for {gpus}, or use --use-gpu no"
             )
-        return _settled(Workers(asked[0], asked[1], gpu, threads)), word
+        return _perhaps_alone(Workers(asked[0], asked[1], gpu, threads)), word
     in_cluster = "RAY_ADDRESS" in os.environ
     beside = 1 if in_cluster else DATA_CPUS
     spare = max(cpus - beside, 1)
@@ -245,10 +245,10 @@ def choose_workers(
     # Workers may grow with the cluster, unless they would take the last CPU from the samples.
     may_grow = in_cluster and any(node.cpus % threads for node in nodes)
     most = asked[1] if may_grow else min(asked[1], fitting)
-    return _settled(Workers(asked[0], most, gpu, threads)), word
+    return _perhaps_alone(Workers(asked[0], most, gpu, threads)), word
 
 
-def _settled(workers: Workers) -> Workers:
+def _perhaps_alone(workers: Workers) -> Workers:
     """The same workers; of a fixed number, they are alone where Ray was started for them."""
     alone = "RAY_ADDRESS" not in os.environ and workers.least == workers.most
     return replace(workers, alone=alone)
