@@ -66,6 +66,7 @@ def train_on_ray(
     channel: Any = Channel.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]  # Ray adds it
     fixed = workers.least == workers.most
     trainer = _Trainer(
+        workers.alone,
         _train_worker,
         train_loop_config={
             "config": run.config,
@@ -73,7 +74,6 @@ def train_on_ray(
             "folder": run.folder,
             "claim": claim_of(run.folder),
             "threads": workers.threads,
-            "alone": workers.alone,
             "channel": channel,
             "timeout_s": HANG_S,
             # A resize of an elastic run comes without notice, the first after a minute.
@@ -163,13 +163,17 @@ class _Trainer(DataParallelTrainer):  # type: ignore[misc]  # Ray ships no types
     each of these.
     """
 
+    def __init__(self, alone: bool, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.alone = alone
+
     def _create_default_callbacks(self) -> list[Any]:
         left_out = (PlacementGroupCleanerCallback, DatasetsCallback)
         callbacks = super()._create_default_callbacks()
         return [callback for callback in callbacks if not isinstance(callback, left_out)]
 
     def _initialize_and_run_controller(self, **settings: Any) -> ray.train.Result:
-        if not self.train_loop_config["alone"]:
+        if not self.alone:
             return super()._initialize_and_run_controller(**settings)
         settings["scaling_policy"] = _Settled(self.scaling_config)
         # With the environment of this process, it may be one that Ray has started already.
@@ -238,7 +242,6 @@ class _NoGroup(BackendConfig):  # type: ignore[misc]  # Ray ships no types
 def _train_worker(settings: dict[str, Any]) -> None:
     """One worker of Ray Train. Its samples are being made while it imports torch."""
     config, sets, threads = settings["config"], settings["sets"], settings["threads"]
-    del settings["alone"]  # the driver's
     place, schedule = ray.train.get_context(), Schedule.of(config, len(sets.train))
     rank, workers = place.get_world_rank(), place.get_world_size()
     samples, folder = Samples.of(config, sets.train), settings["folder"]
