@@ -3,7 +3,7 @@
     python jobs/benchmark.py all --out benchmark.json
 
 Parts: train (patches a second), feed (samples), startup (seconds around the steps), scaling
-(workers), denoise (megapixels a second). About a quarter of an hour for all on two cores.
+(workers), denoise (megapixels a second). All on the CPU, about a quarter of an hour on two cores.
 """
 
 import json
@@ -15,7 +15,6 @@ from typing import Literal
 import tyro
 
 from raydae import cli, console
-from raydae.storage import Folder
 
 PARTS = ("train", "feed", "startup", "scaling", "denoise")
 
@@ -28,13 +27,14 @@ class Arguments:
         "all"
     )
     """The part."""
-    out: Path | None = None
-    """File for the results, .json."""
+    out: str | None = None
+    """File or URI for the results, .json."""
 
 
 def main() -> int:
     """Runs the job; returns its exit code."""
     args = cli.parse(Arguments, __doc__ or "")
+    out = None if args.out is None else cli.output_file(args.out, ".json")
     screen = console.make_console()
 
     from raydae.benchmark import Bench, machine
@@ -43,13 +43,13 @@ def main() -> int:
         bench = Bench(Path(folder), lambda line: screen.print(line, style="dim"))
         for part in PARTS if args.what == "all" else [args.what]:
             getattr(bench, part)()
+            if out is not None:  # after each part: they take minutes, and a later one may fail
+                found = {"ratios": bench.report.ratios, "rows": bench.report.rows}
+                out.write(json.dumps({"machine": machine(), **found}, indent=1))
     report = bench.report
     screen.print(console.benchmark_table(report.rows))
     for name, ratio in report.ratios.items():
         screen.print(f"{name:<32} {ratio:.3f}")
-    if args.out is not None:
-        result = {"machine": machine(), "ratios": report.ratios, "rows": report.rows}
-        Folder.of(args.out.parent).write(args.out.name, json.dumps(result, indent=1).encode())
     return 0
 
 

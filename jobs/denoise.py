@@ -16,11 +16,11 @@ import tyro
 from numpy.typing import NDArray
 
 from raydae import cli, console, load
-from raydae.config import parse_sigma
+from raydae.config import parse_level
 from raydae.errors import UserError
 from raydae.pictures import denoise_file, expand, read_rgb
 from raydae.runs import find_model
-from raydae.storage import Folder, first_line
+from raydae.storage import Folder, first_line, local_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class Arguments:
 
     inputs: tyro.conf.Positional[tuple[str, ...]]
     """Pictures, folders, patterns such as 'shots/*.png'."""
-    out: Path
+    out: str
     """Folder for the results; replaces files there."""
     model: str = "released"
     """File or URI; last: the newest run's; released: ours."""
@@ -42,24 +42,19 @@ class Arguments:
 def main() -> int:
     """Runs the job; returns its exit code."""
     args = cli.parse(Arguments, __doc__ or "")
-    sigma = None
-    if args.add_noise is not None:
-        sigma, highest = parse_sigma(args.add_noise, "--add-noise")
-        if sigma != highest:
-            raise UserError(f"--add-noise takes one level, such as 25, not {args.add_noise}")
+    sigma = None if args.add_noise is None else parse_level(args.add_noise, "--add-noise")
+    if "://" in str(local_path(args.out)):
+        raise UserError(f"--out takes a folder of this machine, not {args.out}")
+    out = Path(Folder.of(args.out).uri)
     if not args.inputs:
         raise UserError("no pictures given: name files, folders or patterns")
     model = find_model(args.model)
-    work = [(source.absolute(), args.out.absolute() / name) for source, name in expand(args.inputs)]
+    work = [(source.absolute(), out / name) for source, name in expand(args.inputs, out)]
+    sources = {source.resolve() for source, _ in work}
     for source, target in work:
-        if target.exists() and target.samefile(source):
-            raise UserError(f"{source} would be overwritten; choose another --out")
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-        Folder.of(args.out).write(".raydae", b"")  # found out before the work, not after it
-        Folder.of(args.out).delete(".raydae")
-    except OSError as error:
-        raise UserError(f"--out {args.out} cannot be written: {first_line(error)}") from None
+        if target.resolve() in sources or (target.exists() and target.samefile(source)):
+            raise UserError(f"{target} would be overwritten; choose another --out")
+    cli.check_writable(Folder.of(args.out), args.out)
 
     load(model)  # a bad one is refused here rather than in every worker
     screen = console.make_console()
@@ -93,7 +88,7 @@ def _denoise_all(
     start_ray()
     for number, result in spread(prepare, work):
         if isinstance(result, Exception):
-            yield f"{work[number][0]}: {first_line(result)}"
+            yield f"{work[number][0]}: {first_line(result)}"  # its process was killed
         else:
             yield result
 
@@ -107,8 +102,10 @@ def _denoise_one(
             denoise_file(source, target, denoise)
         else:
             _demonstrate(denoise, sigma, source, target)
-    except OSError as error:
+    except OSError as error:  # which names the picture
         return first_line(error)
+    except (MemoryError, RuntimeError) as error:  # torch raises the latter for want of memory
+        return f"{source}: {first_line(error)}"
     return None
 
 

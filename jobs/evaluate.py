@@ -8,15 +8,13 @@ measured on images it was trained on, whatever their names.
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Literal
 
 from raydae import cli, console
-from raydae.config import parse_sigma
+from raydae.config import parse_level
 from raydae.errors import UserError
 from raydae.images import evaluation_images, scan
 from raydae.runs import find_model
-from raydae.storage import Folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +29,8 @@ class Arguments:
     """Whose test images; none: as the model was trained."""
     sigma: tuple[str, ...] = ("15", "25", "50")
     """Noise levels on the 0-255 scale."""
-    out: Path | None = None
-    """File for the results, .json or .csv."""
+    out: str | None = None
+    """File or URI for the results, .json or .csv."""
     ensemble: bool = False
     """Average over the eight flips and turns."""
     compare: bool = False
@@ -46,9 +44,10 @@ class Arguments:
 def main() -> int:
     """Runs the job; returns its exit code."""
     args = cli.parse(Arguments, __doc__ or "")
-    sigmas = [_level(text) for text in args.sigma]
-    if args.out is not None and args.out.suffix not in (".json", ".csv"):
-        raise UserError(f"--out {args.out}: the name must end in .json or .csv")
+    sigmas = [parse_level(text, "--sigma") for text in args.sigma]
+    if not sigmas:
+        raise UserError("--sigma: give at least one level, such as 25")
+    out = None if args.out is None else cli.output_file(args.out, ".json", ".csv")
     model = find_model(args.model)
     screen = console.make_console()
 
@@ -75,7 +74,7 @@ def main() -> int:
     screen.print(f"model: {model}", soft_wrap=True)
     if remark:
         screen.print(f"note: {remark}", style="yellow")
-    if args.out is not None:
+    if out is not None:
         results = {
             "results": rows,
             "model": model,
@@ -84,22 +83,12 @@ def main() -> int:
         }
         text = (
             evaluation.to_csv(scores)
-            if args.out.suffix == ".csv"
+            if out.name.endswith(".csv")
             else json.dumps(results, indent=1)
         )
-        try:
-            Folder.of(args.out.parent).write(args.out.name, text.encode())
-        except OSError as error:
-            raise UserError(f"--out {args.out} cannot be written: {error}") from None
+        out.write(text)
     console.print_some(screen, "not measured", [*unreadable, *failed])
     return 1 if unreadable or failed else 0
-
-
-def _level(text: str) -> float:
-    low, high = parse_sigma(text, "--sigma")
-    if low != high:
-        raise UserError(f"--sigma takes levels here, such as 15 25 50, not the range {text}")
-    return low
 
 
 if __name__ == "__main__":

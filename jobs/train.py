@@ -72,6 +72,10 @@ def main() -> int:
     """Runs the job; returns its exit code."""
     config, launch = cli.parse_with_config(Launch, __doc__ or "")
     check_workers(parse_workers(launch.num_workers), config)
+    if not launch.checkpoint_minutes >= 0:
+        raise UserError(
+            f"--checkpoint-minutes must be 0 or more, not {launch.checkpoint_minutes:g}"
+        )
     screen = console.make_console()
     now = time.strftime("%Y%m%d-%H%M%S")
     name = check_name(launch.name or f"{config.model.name}-{now}-{secrets.token_hex(2)}")
@@ -178,6 +182,11 @@ def test(run: Run, workers: "Workers", screen: Console) -> None:
         small = all(file.height * file.width <= SMALL_IMAGE for file in run.sets.test)
         here = workers.alone and not workers.gpu and small
         scores, failed = evaluation.evaluate(model, run.sets.test, sigmas, progress, here=here)
+    if not scores:
+        raise UserError(
+            f"none of the {len(run.sets.test)} test images could be tested ({failed[0]}); the "
+            f"model is in {run.folder}: once they are back, run the same command again"
+        )
     network, info = load_model(model)
     remark = evaluation.check_overlap(info, run.sets.test, force=True)
     latest = Checkpoints(run.folder).latest()

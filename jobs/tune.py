@@ -8,8 +8,10 @@ best.json, which jobs/train.py --config takes. The same command with the same --
 a search.
 """
 
+import json
 import secrets
 import shlex
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,8 +43,8 @@ class Launch:
     """Trials."""
     max_epochs: int | None = None
     """Epochs of a whole trial; none: --epochs."""
-    eval_sigma: tuple[str, ...] = ("25",)
-    """Levels every trial is judged at, 0-255 scale."""
+    eval_sigma: tuple[str, ...] = ()
+    """Judged at these levels; none: --val-sigma, or 25."""
     search: Literal["random", "optuna"] = "random"
     """How settings are drawn."""
     early_stopping: Literal["asha", "none"] = "asha"
@@ -69,15 +71,15 @@ def main() -> int:
     """Runs the job; returns its exit code."""
     config, launch = cli.parse_with_config(Launch, __doc__ or "")
     epochs = config.optim.epochs if launch.max_epochs is None else launch.max_epochs
-    config = config.override(
-        {"optim.epochs": epochs, "validation.sigma": ",".join(launch.eval_sigma)}
-    )
+    levels = ",".join(launch.eval_sigma) or config.validation.sigma or "25"
+    config = config.override({"optim.epochs": epochs, "validation.sigma": levels})
     for name in ("num_samples", "num_workers", "max_concurrent"):
         if (value := getattr(launch, name)) is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
     check_workers((launch.num_workers, launch.num_workers), config)
     Space.parse(launch.space or SPACE, config)
     screen = console.make_console()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: `ray job stop`
     now = time.strftime("%Y%m%d-%H%M%S")
     name = check_name(launch.name or f"search-{now}-{secrets.token_hex(2)}")
     folder = Folder.of(launch.storage) / name
@@ -131,7 +133,7 @@ def search(folder: Folder, config: Config, launch: Launch, screen: Console) -> i
             with console.SearchDisplay(screen, samples, config.optim.epochs) as display:
                 found.run(each, concurrent, lambda trials: display.show(rows(found)))
         best = found.write_best()
-        write_figure(found, folder)
+        write_figure(found, best, folder)
     except OSError as error:
         raise UserError(
             f"{folder} cannot be written ({error}); make room, and run the same command again"
@@ -150,11 +152,17 @@ def show(found: "Search", best: "Trial", screen: Console) -> None:
     config = shlex.quote(found.folder.path_of("best.json"))
     screen.print(f"the best, trial {best.number}: {spell(best.changes)}", soft_wrap=True)
     screen.print(f"train with it: python jobs/train.py --config {config}", soft_wrap=True)
+    threads = json.loads(found.folder.read("best.json"))["threads"]
+    screen.print(
+        f"it has the trial's {found.config.optim.epochs} epochs and {threads} CPU threads a "
+        "worker; --epochs and --threads change them",
+        soft_wrap=True,
+    )
 
 
 def rows(found: "Search") -> list[dict[str, Any]]:
     """The trials of a search as rows for the screen."""
-    lines = []
+    lines, best = [], found.best
     for trial in found.trials:
         config = found.config_of(trial)
         others = {
@@ -173,13 +181,14 @@ def rows(found: "Search") -> list[dict[str, Any]]:
                 "settings": spell(trial.changes),
                 "epochs": len(trial.history),
                 "val_psnr": trial.best["val_psnr"] if trial.best else None,
+                "best": trial is best,
                 "message": trial.message,
             }
         )
     return lines
 
 
-def write_figure(found: "Search", folder: Folder) -> None:
+def write_figure(found: "Search", best: "Trial", folder: Folder) -> None:
     """Writes `search.png`."""
     from raydae import report
 
@@ -200,7 +209,7 @@ def write_figure(found: "Search", folder: Folder) -> None:
     ]
     levels = (found.config.validation.sigma or "").replace(",", ", ")
     title = f"{folder.name}: {len(found.trials)} trials of {found.config.model.name}"
-    folder.write("search.png", report.search_figure(marks, levels, title))
+    folder.write("search.png", report.search_figure(marks, best.number, levels, title))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 All sides of a ratio are measured in turns, several times, and their medians are compared: machines
 are shared, and their speed changes from minute to minute. The images are drawn for it, so that
-every machine has the same.
+every machine has the same. All sides compute on the CPU, also where there is a GPU.
 """
 
 import json
@@ -133,7 +133,7 @@ class Bench:
         file = self._write(config)
         command = [sys.executable, TRAIN, "--config", file, "--storage", self.folder / "runs"]
         began = time.time()
-        self._run([*command, "--name", name, *words])
+        self._run([*command, "--name", name, "--use-gpu", "no", *words])
         ended = time.time()
         lines = (self.folder / "runs" / name / "history.jsonl").read_text().splitlines()
         return [json.loads(line) for line in lines], (began, ended)
@@ -216,8 +216,7 @@ class Bench:
         Beside what was measured stands what the pieces promise for a patch: the workers' steps
         without Ray and each other, the exchange of gradients, and what Ray took from one worker.
         """
-        counts = [n for n in (1, 2, 4, 8, 16, 32) if n <= max(cores(), 4)]
-        cases = [(n, 32) for n in counts] + [(n, 32 * n) for n in counts[1:] if n <= cores()]
+        cases = _cases(cores())
         found: dict[tuple[int, int], list[dict[str, float]]] = {}
         for _ in range(ROUNDS):
             taken_s = 0.0
@@ -295,6 +294,13 @@ class Bench:
                 self.report.add("denoise", f"{size}, {way}: memory", "MiB", peaks)
             self.report.ratios[f"denoise/bare, {size}"] = medians["tiled"] / medians["bare"]
         self.report.ratios["denoise/bare"] = medians["tiled"] / medians["bare"]  # the largest
+
+
+def _cases(number: int) -> list[tuple[int, int]]:
+    """Workers and batch for that many cores: a batch of 32, which 8 can share, and 32 a worker."""
+    counts = [2**power for power in range(6) if 2**power <= max(number, 4)]
+    fixed = [(workers, 32) for workers in counts if workers <= 8]
+    return fixed + [(workers, 32 * workers) for workers in counts[1:] if workers <= number]
 
 
 def _in_turns(*sides: str) -> Iterator[str]:
@@ -474,7 +480,8 @@ def _denoise(case: tuple[str, int, int]) -> tuple[float, float]:
         began = time.monotonic()
         work()
         times.append(time.monotonic() - began)
-    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    unit = 1024 if sys.platform == "linux" else 1  # of ru_maxrss, in bytes
+    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit / 2**20
     return height * width / 1e6 / statistics.median(times), peak
 
 

@@ -36,7 +36,7 @@ class Channel:
         )
 
     def fail(self, problem: str) -> bool:
-        """The workers ended, or could not start; whether to give up, as they never do."""
+        """The workers ended, or could not start; whether to give up, as they never start."""
         self._failures += 1
         if self._failures < MOST_STARTS:
             return False

@@ -1,7 +1,11 @@
 """What the jobs share: the command line made from dataclasses, and errors as exit codes."""
 
+import contextlib
 import dataclasses
 import difflib
+import io
+import itertools
+import json
 import logging
 import os
 import shlex
@@ -12,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import docstring_parser
+import pyarrow as pa
 import tyro
 from rich.console import Console
 from rich.markup import escape
@@ -24,6 +29,7 @@ from raydae.errors import UserError
 from raydae.images import ImageSets, find_images, synthetic_set
 from raydae.runs import find_model
 from raydae.samples import Schedule
+from raydae.storage import Folder, first_line, split_path
 
 T = TypeVar("T")
 SHORT_FLAGS = {
@@ -43,7 +49,8 @@ SHORT_FLAGS = {
 def parse(cls: type[T], description: str, argv: Sequence[str] | None = None) -> T:
     """The command line as a dataclass.
 
-    Exits with 2, naming the closest flags, where it holds a flag that does not exist.
+    Raises:
+        UserError: a flag that does not exist (the closest are named), or a value of another type.
     """
     return _parse(cls, description, argv, None)
 
@@ -75,13 +82,27 @@ def parse_with_config(
     arguments = _parse(combined, description, argv, _fill(combined, config.to_dict()))
     values = dataclasses.asdict(arguments)
     if values["init"] is not None:
+        if values["init"] == "last":  # which is another when the same command is given again
+            raise UserError("--init takes a file, a URI or released, not last")
         values["init"] = find_model(values["init"])  # the workers are elsewhere
         chosen = any(word.startswith(("--model", "--config")) for word in argv)
-        values["model"] = _network_of(values["init"], values["model"] if chosen else None)
+        values["model"] = _network_begun_with(values) or _network_of(
+            values["init"], values["model"] if chosen else None
+        )
     return (
         Config.from_dict({field.name: values[field.name] for field in dataclasses.fields(Config)}),
         launch(**{field.name: values[field.name] for field in dataclasses.fields(launch)}),  # type: ignore[arg-type]  # T is a dataclass
     )
+
+
+def _network_begun_with(values: dict[str, Any]) -> dict[str, Any] | None:
+    """The network of the run that goes on, if it began with the same weights: they may be gone."""
+    try:
+        run = Folder.of(values["storage"]) / (values["name"] or "")
+        begun: dict[str, Any] = json.loads(run.read("config.json"))
+    except (OSError, ValueError):
+        return None
+    return begun["model"] if begun.get("init") == values["init"] else None
 
 
 def _network_of(model: str, chosen: dict[str, Any] | None) -> dict[str, Any]:
@@ -115,21 +136,33 @@ def _parse(cls: type[T], description: str, argv: Sequence[str] | None, default: 
     known = [name for flag in flags for name in flag.names]
     for word in argv:
         name = word.partition("=")[0].replace("_", "-")
-        if name.startswith("--") and name not in known:
+        if name.startswith("--") and name not in ("--", *known):
             close = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or ["--help"]
             raise UserError(f"there is no flag {name}; did you mean {' or '.join(close)}?")
-    return tyro.cli(
-        cls,
-        description=description,
-        args=argv,
-        default=tyro.MISSING_NONPROP if default is None else default,
-        add_help=False,
-        config=(
-            tyro.conf.FlagCreatePairsOff,
-            tyro.conf.HelptextFromCommentsOff,
-            tyro.conf.DisallowNone,
-        ),
-    )
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                cls,
+                description=description,
+                args=argv,
+                default=tyro.MISSING_NONPROP if default is None else default,
+                add_help=False,
+                config=(
+                    tyro.conf.FlagCreatePairsOff,
+                    tyro.conf.HelptextFromCommentsOff,
+                    tyro.conf.DisallowNone,
+                ),
+            )
+    except SystemExit:
+        raise UserError(f"{_one_line(said.getvalue())}; --help lists the flags") from None
+
+
+def _one_line(box: str) -> str:
+    """What tyro says in a box of several lines, without the help that may follow in it."""
+    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
+    said = itertools.takewhile(lambda line: not line.startswith("─"), lines)
+    return " ".join(" ".join(said).split()).removeprefix("Error ").rstrip(".")
 
 
 @dataclass(frozen=True)
@@ -245,6 +278,58 @@ def find_images_for(config: Config, screen: Console) -> ImageSets:
     Schedule.of(config, len(sets.train))  # refuses a batch larger than an epoch
     console.print_some(screen, "left out", sets.left_out)
     return sets
+
+
+@dataclass(frozen=True)
+class OutputFile:
+    """A file for a job's results."""
+
+    folder: Folder
+    name: str
+
+    def write(self, text: str) -> None:
+        """Writes it, whole or not at all.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        try:
+            self.folder.write(self.name, text.encode())
+        except (OSError, pa.ArrowInvalid) as error:
+            path = self.folder.path_of(self.name)
+            raise UserError(f"--out {path} cannot be written: {first_line(error)}") from None
+
+
+def output_file(path: str, *suffixes: str) -> OutputFile:
+    """The file of --out; that it can be written is found out here, before the work.
+
+    Args:
+        path: local path or URI.
+        suffixes: one of which the name has to end in.
+
+    Raises:
+        UserError: it has another, or cannot be written.
+    """
+    folder, name = split_path(path)
+    if not name.endswith(suffixes):
+        raise UserError(f"--out {path}: the name must end in {' or '.join(suffixes)}")
+    if folder.local is not None and (folder.local / name).is_dir():
+        raise UserError(f"--out {path} is a folder; give a file")
+    check_writable(folder, path)
+    return OutputFile(folder, name)
+
+
+def check_writable(folder: Folder, path: str) -> None:
+    """Refuses a folder for --out, given as `path`, that cannot be written; makes a missing one.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        folder.write(".raydae", b"")
+        folder.delete(".raydae")
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"--out {path} cannot be written: {first_line(error)}") from None
 
 
 def command_to_continue(name: str) -> str:

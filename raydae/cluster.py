@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import psutil
 import ray
 import yaml
+from ray.exceptions import RayError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -98,7 +99,7 @@ def start_ray(
     if "RAY_ADDRESS" in os.environ:
         try:
             ray.init(**quiet)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (ConnectionError, RuntimeError, ValueError, RayError) as error:
             raise UserError(
                 f"RAY_ADDRESS={os.environ['RAY_ADDRESS']} is no Ray cluster that answers "
                 f"({first_line(error)}); start it, or unset RAY_ADDRESS"
@@ -200,18 +201,20 @@ def choose_workers(
         raise UserError("--use-gpu yes, but there is no GPU here; use --use-gpu auto or no")
     gpu = gpus > 0 and use_gpu != "no"
     most_useful = config.optim.batch_size // config.optim.micro_batch
+    threads = config.threads or 1
+    usable = sum(min(node.gpus, node.cpus // threads) for node in nodes)  # of the GPUs
     word = ""
     if asked is None:
-        number = min(gpus, most_useful) if gpu else 1
+        number = min(max(usable, 1), most_useful) if gpu else 1
         # A cluster that grows begins with the first GPU, and the others join.
         asked = (1 if gpu and _planned(use_gpu) else number, number)
-        if gpu and gpus > number:
+        if gpu and usable > number:
             word = (
-                f"{gpus - number} of {gpus} GPUs stay idle: a batch of {config.optim.batch_size} "
-                f"is shared among {number} at most; raise --batch-size to use them"
+                f"{usable - number} of {usable} GPUs stay idle: a batch of "
+                f"{config.optim.batch_size} is shared among {number} at most; raise --batch-size "
+                "to use them"
             )
     if gpu:
-        threads = config.threads or 1
         if asked[0] * threads + DATA_CPUS > cpus:
             raise UserError(
                 f"{_plural(asked[0], 'worker')} of {_plural(threads, 'CPU')} and {DATA_CPUS} CPUs "
@@ -222,10 +225,15 @@ def choose_workers(
                 f"--num-workers {asked[0]} needs {asked[0]} GPUs and there are {gpus}; "
                 f"ask for {gpus}, or use --use-gpu no"
             )
+        if asked[0] > usable:
+            raise UserError(
+                f"of {_plural(asked[0], 'worker')} with a GPU and {_plural(threads, 'CPU')} on the "
+                f"same node there is room for {usable}; lower --num-workers or --threads"
+            )
         return _perhaps_alone(Workers(asked[0], asked[1], gpu, threads)), word
     in_cluster = "RAY_ADDRESS" in os.environ
     beside = 1 if in_cluster else DATA_CPUS
-    spare = max(cpus - beside, 1)
+    spare = cpus - beside
     shares = range(max(node.cpus for node in nodes), 1, -1)
     threads = config.threads or next(
         (

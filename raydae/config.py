@@ -2,7 +2,8 @@
 
 A dotted name such as `optim.lr` is the flag on the command line, the key of an override and the key
 of a search space: one vocabulary. Where and how a run is launched (name, storage, workers) is not
-part of it: the same `Config` and the same images give the same run anywhere.
+part of it: the same `Config` and the same images give the same run anywhere, but for the rounding
+of other processors and numbers of workers, and what several workers make of batch statistics.
 """
 
 import dataclasses
@@ -168,16 +169,12 @@ class ValidationConfig:
         _at_least("validation.images", self.images, 0)
         if self.sigma is not None:
             for level in self.sigma.split(","):
-                low, high = parse_sigma(level, "validation.sigma")
-                if low != high:
-                    raise UserError(
-                        f"validation.sigma takes levels such as 15,25, not the range {level}"
-                    )
+                parse_level(level, "validation.sigma")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """One training run, whole. The same configuration and images give the same run."""
+    """One training run, whole, as the module says."""
 
     data: DataConfig = field(default_factory=DataConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
@@ -308,6 +305,18 @@ def parse_sigma(text: str, name: str = "sigma") -> tuple[float, float]:
     if low > high:
         raise UserError(f"{name} {text} has its higher end first; write {ends[1]:g}:{ends[0]:g}")
     return low, high
+
+
+def parse_level(text: str, name: str) -> float:
+    """A single noise level on the 0-255 scale.
+
+    Raises:
+        UserError: as `parse_sigma` does, and for a range.
+    """
+    low, high = parse_sigma(text, name)
+    if low != high:
+        raise UserError(f"{name} takes single levels such as 25, not the range {text}")
+    return low
 
 
 def parse_workers(text: str | None) -> tuple[int, int] | None:

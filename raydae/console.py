@@ -135,7 +135,8 @@ def trial_table(rows: Sequence[dict[str, Any]], epochs: int, title: str | None =
     """The trials of a search.
 
     Args:
-        rows: trial, status, sigma, lr, others (settings beside these, in words), epochs, val_psnr.
+        rows: trial, status, sigma, lr, others (settings beside these, in words), epochs, val_psnr,
+            best (whether it is the best).
         epochs: of a trial that is not stopped.
         title: written above.
     """
@@ -143,10 +144,8 @@ def trial_table(rows: Sequence[dict[str, Any]], epochs: int, title: str | None =
     for heading in ("trial", "status", "sigma", "lr", "epoch", "PSNR"):
         table.add_column(heading, justify="left" if heading == "status" else "right", no_wrap=True)
     table.add_column("", no_wrap=True)
-    best = max((row["val_psnr"] for row in rows if row["val_psnr"] is not None), default=None)
     for row in rows:
         pale = row["status"] in ("stopped", "failed")
-        is_best = row["val_psnr"] is not None and row["val_psnr"] == best
         table.add_row(
             str(row["trial"]),
             row["status"],
@@ -154,8 +153,8 @@ def trial_table(rows: Sequence[dict[str, Any]], epochs: int, title: str | None =
             f"{row['lr']:g}",
             f"{row['epochs']}/{epochs}",
             _number(row["val_psnr"], ".2f"),
-            row["others"] + ("  best" if is_best else ""),
-            style="bold" if is_best else "dim" if pale else None,
+            row["others"] + ("  best" if row["best"] else ""),
+            style="bold" if row["best"] else "dim" if pale else None,
         )
     return table
 

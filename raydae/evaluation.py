@@ -111,11 +111,12 @@ def evaluate(
     threads = torch.get_num_threads()
     if here:
         torch.set_num_threads(1)  # each of the threads that score has a core
+    sigmas = tuple(dict.fromkeys(sigmas))
     results: dict[int, list[Score]] = {}
     failed = []
     for done, (number, result) in enumerate(spread(prepare, images, here), start=1):
         if isinstance(result, Exception):
-            failed.append(f"{images[number].name}: {_cause(result)}")
+            failed.append(f"{images[number].name}: {first_line(result)}")
         else:
             results[number] = result
         progress(done, len(images))
@@ -133,8 +134,9 @@ def check_overlap(info: ModelInfo, images: Sequence[ImageFile], force: bool = Fa
     Raises:
         UserError: it was trained on some of them, and that was not forced.
     """
-    trained = [file.name for file in images if file.sha256 in set(info.train_hashes)]
-    chosen = [file.name for file in images if file.sha256 in set(info.val_hashes)]
+    training, choosing = set(info.train_hashes), set(info.val_hashes)
+    trained = [file.name for file in images if file.sha256 in training]
+    chosen = [file.name for file in images if file.sha256 in choosing]
     if trained and not force:
         raise UserError(
             f"the model was trained on {len(trained)} of these {len(images)} images, such as "
@@ -188,8 +190,3 @@ def _mean(values: list[float]) -> float | None:
     """The mean where every value is a number; JSON has no infinity, and an SSIM may not exist."""
     mean = sum(values) / len(values)
     return mean if math.isfinite(mean) else None
-
-
-def _cause(error: Exception) -> str:
-    cause = getattr(error, "cause", None)  # of an error that was raised, not of a lost process
-    return first_line(cause if isinstance(cause, Exception) else error)

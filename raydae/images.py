@@ -19,13 +19,12 @@ from numpy.typing import NDArray
 from raydae import bsds500, synthetic
 from raydae.config import DataConfig, Protocol
 from raydae.errors import UserError
-from raydae.pictures import read_rgb
-from raydae.storage import Folder, split_path
+from raydae.pictures import read_rgb, suffixes
+from raydae.storage import Folder, first_line, split_path
 
 SPLITS = ("train", "val", "test")
 SYNTHETIC = "the embedded synthetic set (dead leaves)"
 MAX_PIXELS = 2 * 10**8  # of one image; several small ones are decoded at a time
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".gif"}
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,9 @@ def read_image(uri: str) -> NDArray[np.uint8]:
     if "://" not in uri:
         return read_rgb(Path(uri), MAX_PIXELS)
     folder, name = split_path(uri)
-    return read_rgb(io.BytesIO(folder.read(name)), MAX_PIXELS)
+    file = io.BytesIO(folder.read(name))
+    file.name = uri  # for messages
+    return read_rgb(file, MAX_PIXELS)
 
 
 def find_images(
@@ -107,13 +108,14 @@ def find_images(
     files, left_out = scan(wanted, progress)
     sets = {split: [file for file in files if split_of[file.uri] == split] for split in SPLITS}
     sets["train"], too_small = _large_enough(sets["train"], config)
+    sets["train"], repeated = _not_judged_by(sets)
     for split, missing in (("train", "train on"), ("val", "choose by"), ("test", "test with")):
         if not sets[split]:
-            reason = f"; {left_out[0]}" if left_out else ""
+            reason = f"; {said[0]}" if (said := [*left_out, *too_small, *repeated]) else ""
             raise UserError(f"{source} has no usable image to {missing}{reason}")
     return ImageSets(
         source=source,
-        left_out=(*left_out, *too_small),
+        left_out=(*left_out, *too_small, *repeated),
         **{split: tuple(sets[split]) for split in SPLITS},
     )
 
@@ -155,13 +157,13 @@ def list_images(path: str) -> list[tuple[str, str]]:
         names = [
             name
             for name in folder.files(recursive=True)
-            if Path(name).suffix.lower() in SUFFIXES
+            if Path(name).suffix.lower() in suffixes()
             and not any(part.startswith(".") for part in Path(name).parts)
         ]
     except OSError as error:
-        raise UserError(f"{path} cannot be listed: {error}") from None
+        raise UserError(f"{path} cannot be listed: {first_line(error)}") from None
     if not names:
-        raise UserError(f"{path} has no images ({' '.join(sorted(SUFFIXES))})")
+        raise UserError(f"{path} has no images ({' '.join(sorted(suffixes()))})")
     return [(folder.path_of(name), name) for name in names]
 
 
@@ -278,12 +280,12 @@ def _by_hash(images: list[tuple[str, str]]) -> dict[str, list[tuple[str, str]]]:
 
     Only a set so small that val or test would be empty gives them the first in order of hash.
     """
-    ranked = sorted(images, key=lambda image: _fraction(image[1]))
-    val = [image for image in ranked if _fraction(image[1]) < 0.1] or ranked[:1]
-    rest = [image for image in ranked if image not in val]
-    test = [image for image in rest if _fraction(image[1]) < 0.2] or rest[:1]
-    train = [image for image in rest if image not in test]
-    return {"train": sorted(train), "val": sorted(val), "test": sorted(test)}
+    ranked = sorted((_fraction(name), uri, name) for uri, name in images)
+    below = [sum(fraction < bound for fraction, _, _ in ranked) for bound in (0.1, 0.2)]
+    val = max(below[0], 1)
+    test = max(below[1], val + 1)
+    parts = {"val": ranked[:val], "test": ranked[val:test], "train": ranked[test:]}
+    return {split: sorted((uri, name) for _, uri, name in part) for split, part in parts.items()}
 
 
 def _fraction(name: str) -> float:
@@ -309,8 +311,18 @@ def _large_enough(files: list[ImageFile], config: DataConfig) -> tuple[list[Imag
             f"{size}x{size}, as are {len(small) - 1} more; lower --data.patch-size, or leave such "
             "images out with --data.small-images skip"
         )
-    return [file for file in files if file not in small], [
+    return [file for file in files if min(file.height, file.width) >= size], [
         f"{file.name}: {file.width}x{file.height}, smaller than a patch" for file in small
+    ]
+
+
+def _not_judged_by(sets: Mapping[str, list[ImageFile]]) -> tuple[list[ImageFile], list[str]]:
+    """The training images that neither choose nor test, and a line on each of the others."""
+    judges = {file.sha256: file.name for split in ("val", "test") for file in sets[split]}
+    return [file for file in sets["train"] if file.sha256 not in judges], [
+        f"{file.name}: the same pixels as {judges[file.sha256]}, which chooses or tests"
+        for file in sets["train"]
+        if file.sha256 in judges
     ]
 
 

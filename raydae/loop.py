@@ -389,8 +389,11 @@ class _Run:
             }
         )
         progress.loss_sum, progress.loss_steps = 0.0, 0
-        if progress.best_psnr is None or val_psnr > progress.best_psnr:
-            progress.best_psnr, progress.best_epoch = val_psnr, progress.history[-1]["epoch"]
+        best = progress.best_psnr
+        if best is None or val_psnr > best:
+            # None where no image could be read: any number is better.
+            progress.best_psnr = None if math.isnan(val_psnr) else val_psnr
+            progress.best_epoch = progress.history[-1]["epoch"]
             self.best = {
                 name: value.cpu().clone() for name, value in self.judged.state_dict().items()
             }
@@ -405,14 +408,14 @@ class _Run:
         sums = np.zeros(3)
         images = spread_over(self.sets.val, self.config.validation.images)
         for file in images[self.context.rank :: self.context.workers]:
-            if self.context.rank == 0:
-                self.context.tell(self._status())  # that it is alive: there may be many images
             try:
                 clean = read_image(file.uri)
             except OSError:
                 self.unreadable.add(file.name)
                 continue
             for sigma in self.config.evaluation_sigmas:
+                if self.context.rank == 0:
+                    self.context.tell(self._status())  # that it is alive: images may be many
                 denoised = to_uint8(denoise(evaluation_noise(clean, sigma)))
                 sums += psnr(clean, denoised), ssim(clean, denoised), 1
         totals = self.context.total(torch.from_numpy(sums).to(self.context.device))

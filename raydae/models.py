@@ -17,6 +17,7 @@ class DenoisingAutoencoder(nn.Module):
 
     Four times convolution and max pooling down to h/16 x w/16 x 512, four transposed convolutions
     back up. Made to be simple, not strong: what max pooling forgets of position does not come back.
+    Batch statistics are each worker's own in training; those of rank 0 are kept.
     """
 
     multiple = 16

@@ -10,7 +10,6 @@ and prints one line of JSON: patches a second, and when the first step and the l
     tricks   the same script with everything that makes raydae fast, but Ray
 """
 
-import dataclasses
 import itertools
 import json
 import random
@@ -28,7 +27,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from raydae.config import Config, load_config
-from raydae.images import ImageFile, find_images
+from raydae.images import ImageFile, ImageSets, find_images
 from raydae.loop import Context, resolve_precision, train
 from raydae.models import build
 from raydae.noise import SCALE
@@ -115,7 +114,7 @@ def tricks(config: Config, images: tuple[ImageFile, ...]) -> Iterator[None]:
 
 def limit(config: Config, images: tuple[ImageFile, ...], seconds: float) -> list[float]:
     """Raydae's own loop on a batch that is in memory; when each step began."""
-    sets = dataclasses.replace(find_images(config.data), train=images, val=images[:1])
+    sets = ImageSets("the benchmark's", images, images[:1], images[:1])
     # An epoch that does not end: its rate is to be that of steps alone.
     config = config.override({"data.patches_per_image": 10**6})
     schedule = Schedule.of(config, len(images))

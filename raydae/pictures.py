@@ -97,13 +97,14 @@ class PictureError(OSError):
     """
 
 
-def expand(inputs: Sequence[str]) -> list[tuple[Path, Path]]:
+def expand(inputs: Sequence[str], out: Path | None = None) -> list[tuple[Path, Path]]:
     """Finds the pictures that the user's inputs name.
 
     Args:
         inputs: Each a file (taken whatever its name), a folder (every picture below it, known by
             its suffix, except hidden ones) or a pattern such as ``shots/*.png`` (every picture it
             matches; folders that it matches are left alone).
+        out: Folder for the results: what a folder or pattern finds there is not taken.
 
     Returns:
         (source, output name) pairs in the inputs' order, sorted within each. The output name is
@@ -114,7 +115,7 @@ def expand(inputs: Sequence[str]) -> list[tuple[Path, Path]]:
     """
     sources: dict[Path, Path] = {}
     for text in inputs:
-        for source, name in _matches(text):
+        for source, name in _matches(text, out):
             other = sources.setdefault(name, source)
             if not other.samefile(source):
                 raise UserError(
@@ -220,7 +221,7 @@ class _Picture:
     """For `Image.save`: metadata and quality."""
 
 
-def _matches(text: str) -> list[tuple[Path, Path]]:
+def _matches(text: str, out: Path | None) -> list[tuple[Path, Path]]:
     if not text:
         raise UserError("an input is empty: give a file, a folder or a pattern")
     path = Path(text)
@@ -240,9 +241,13 @@ def _matches(text: str) -> list[tuple[Path, Path]]:
         ]
     else:
         raise UserError(f"{text} does not exist: give a file, a folder or a pattern")
-    found = [pair for pair in found if pair[0].suffix.lower() in _suffixes() and pair[0].is_file()]
+    found = [pair for pair in found if pair[0].suffix.lower() in suffixes() and pair[0].is_file()]
     if not found:
         raise UserError(f"{text} holds no picture: give a file, a folder or a pattern that does")
+    if out is not None:
+        found = [pair for pair in found if out.resolve() not in pair[0].resolve().parents]
+        if not found:
+            raise UserError(f"{text} would be overwritten: choose another output folder")
     return found
 
 
@@ -254,7 +259,8 @@ def _formats() -> list[str]:
 
 
 @functools.cache
-def _suffixes() -> set[str]:
+def suffixes() -> set[str]:
+    """Of the files that are taken for pictures in a folder, with the dot, in small letters."""
     known = {*_formats(), "MPO"}
     return {suffix for suffix, name in Image.registered_extensions().items() if name in known}
 

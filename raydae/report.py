@@ -59,11 +59,12 @@ class TrialMark:
     """(epoch, validation PSNR in dB)."""
 
 
-def search_figure(trials: Sequence[TrialMark], judged_at: str, title: str) -> bytes:
+def search_figure(trials: Sequence[TrialMark], best: int, judged_at: str, title: str) -> bytes:
     """Validation PSNR over learning rate and over noise level; the learning curves under them.
 
     Args:
         trials: those that have done an epoch.
+        best: the number of the best.
         judged_at: the noise levels of validation, in words.
         title: written above.
 
@@ -76,7 +77,6 @@ def search_figure(trials: Sequence[TrialMark], judged_at: str, title: str) -> by
     by_lr, by_sigma = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[0, 1])
     curves = figure.add_subplot(grid[1, :])
     tops = {trial.number: max(psnr for _, psnr in trial.curve) for trial in trials}
-    best = max(tops, key=lambda number: tops[number])
     for trial in trials:
         alpha = 1.0 if trial.status == "finished" or trial.number == best else 0.35
         style: dict[str, Any] = {"color": f"C{trial.number % 10}", "alpha": alpha}

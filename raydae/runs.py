@@ -47,11 +47,11 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)
     """A record for each epoch done."""
     best_psnr: float | None = None
-    """Of the best weights on the validation images, dB."""
+    """Of the best weights on the validation images, dB; none: not one could be read."""
     best_epoch: int = 0
     """The epoch after which they were the best; 0: none yet."""
     unreadable: list[str] = field(default_factory=list)
-    """Training images that could not be read on the way."""
+    """Training and validation images that could not be read on the way."""
     inherited: list[str] = field(default_factory=list)
     """Hashes of the images that the weights it started from were trained on."""
     config: dict[str, Any] = field(default_factory=dict)
@@ -243,7 +243,10 @@ def open_run(folder: Folder, config: Config, restart: bool = False, kind: str = 
         )
     run = Run(folder, config, sets, progress)
     if old.optim.epochs < config.optim.epochs:  # what was the end is none now
-        folder.delete("results.json")
+        try:
+            folder.delete("results.json")
+        except OSError as error:
+            raise UserError(_unwritable(folder, error)) from None
     if old != config:
         run = run.begin(sets)
     return run
@@ -269,7 +272,12 @@ def claim(folder: Folder) -> Iterator[None]:
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError as error:
+            if not isinstance(error, BlockingIOError):
+                raise UserError(
+                    f"{folder} cannot be held against other processes ({first_line(error)}); "
+                    "choose a --storage whose file system has locks (flock)"
+                ) from None
             file.seek(0)
             raise UserError(
                 f"{folder.name} is being worked on by {file.read().strip() or 'another process'}; "
@@ -283,9 +291,10 @@ def claim(folder: Folder) -> Iterator[None]:
         try:
             yield
         finally:
-            if [path.name for path in folder.local.iterdir()] == [".claim"]:  # no run was begun
-                (folder.local / ".claim").unlink()
-                folder.local.rmdir()
+            with suppress(FileNotFoundError):  # someone has deleted it meanwhile
+                if [path.name for path in folder.local.iterdir()] == [".claim"]:  # no run was begun
+                    (folder.local / ".claim").unlink()
+                    folder.local.rmdir()
 
 
 def claim_of(folder: Folder) -> bytes:
@@ -312,7 +321,7 @@ def default_storage() -> str:
     return os.environ.get("RAYDAE_STORAGE") or "runs"
 
 
-def find_model(model: str, storage: str | None = None) -> str:
+def find_model(model: str) -> str:
     """The absolute path or URI of a model file; for `last`, of the newest finished run.
 
     `released`, the model in the package, stays a word: its place may differ between nodes.
@@ -323,8 +332,8 @@ def find_model(model: str, storage: str | None = None) -> str:
     if model == "released":
         return model
     if model != "last":
-        return model if "://" in model else str(Path(model).absolute())
-    runs = Folder.of(storage or default_storage())
+        return model if "://" in model else str(Path(model).expanduser().absolute())
+    runs = Folder.of(default_storage())
     try:
         finished = {
             name: when for name in runs.folders() if (when := (runs / name).written("results.json"))

@@ -129,6 +129,11 @@ class Samples:
             noisy=config.noise.on == "cpu",
         )
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a sample's patches, clean and noisy."""
+        return self.patch_size**2 * 3 * (3 if self.noisy else 1)
+
     def block(self, shares: Sequence[range], rows: int) -> dict[str, NDArray[Any]]:
         """The samples of some shares, one after the other, each filled up with padding.
 
@@ -185,7 +190,7 @@ class Samples:
         return sigma
 
     def _visit(self, visit: int) -> tuple[NDArray[np.uint8], int]:
-        """The image of a visit, and the number of one that it stands in for, or -1.
+        """The image of a visit, and the number of the one that it stands in for, or -1.
 
         An image that cannot be read is replaced by that of the next visit that can, a function of
         the visit alone, so that no other sample changes.
@@ -198,7 +203,8 @@ class Samples:
             image = self._read(number)
             if image is not None:
                 return image, unreadable
-            unreadable = number
+            if offset == 0:
+                unreadable = number
         raise UnreadableError(f"none of the {len(self.images)} training images can be read")
 
     def _read(self, number: int) -> NDArray[np.uint8] | None:

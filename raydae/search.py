@@ -328,9 +328,9 @@ def check_settings(folder: Folder, config: Config, settings: Settings) -> None:
         UserError: the folder holds a search of other settings.
     """
     ours = _search_json(config, settings)
-    if "config.json" not in folder.files():
-        return  # it was not begun
     try:
+        if "config.json" not in folder.files():
+            return  # it was not begun
         theirs = json.loads(folder.read("search.json"))
     except FileNotFoundError:
         return

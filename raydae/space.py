@@ -115,6 +115,8 @@ class Space:
                 raise UserError(f"--space: {dimension.name} is given twice")
             if dimension.name in FIXED or dimension.name.startswith("validation."):
                 raise UserError(f"--space: {dimension.name} must be the same for every trial")
+            if config.init is not None and dimension.name.startswith("model."):
+                raise UserError(f"--space: {dimension.name} is that of the weights of --init")
         space = cls(dimensions)
         space.corners(config.override)
         return space

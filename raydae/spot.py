@@ -43,7 +43,9 @@ def main() -> None:
         time.sleep(LOOK_S)
     command = ["ray", "drain-node", "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
     command += ["--reason-message", "EC2 takes this spot instance away"]
-    subprocess.run([*command, "--deadline-remaining-seconds", str(NOTICE_S)], check=True)
+    command += ["--deadline-remaining-seconds", str(NOTICE_S)]
+    while subprocess.run(command, check=False).returncode:  # until the machine goes, at the longest
+        time.sleep(LOOK_S)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The same work on many items, spread over Ray's workers."""
 
-import contextlib
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, Generic, TypeVar
@@ -46,20 +46,24 @@ def spread(
         return
     gpus = int(ray.cluster_resources().get("GPU", 0))
     needs = {"num_gpus": 1, "num_cpus": 1} if gpus else {"num_cpus": 1}
-    number = min(gpus or cores(), len(items))
     hand_class: Any = _Hand  # Ray has made more of it than a class
-    hands = [hand_class.options(**needs).remote(prepare) for _ in range(number)]
-    waiting = iter(enumerate(items))
+    hands: list[Any] = []
+    waiting = deque(enumerate(items))
     busy: dict[Any, tuple[int, Any]] = {}
 
     def give(hand: Any) -> None:
-        with contextlib.suppress(StopIteration):
-            position, item = next(waiting)
+        if waiting:
+            position, item = waiting.popleft()
             busy[hand.do.remote(item)] = position, hand
 
+    def take_in() -> None:
+        """As many as there is room for, now and as a cluster grows."""
+        while waiting and len(hands) < (gpus or cores()):
+            hands.append(hand_class.options(**needs).remote(prepare))
+            give(hands[-1])
+
     try:
-        for hand in hands:
-            give(hand)
+        take_in()
         while busy:
             (done, *_), _ = ray.wait(list(busy))
             position, hand = busy.pop(done)
@@ -73,6 +77,7 @@ def spread(
                 hand = hand_class.options(**needs).remote(prepare)
                 hands.append(hand)
             give(hand)
+            take_in()
             yield position, result
     finally:
         for hand in hands:

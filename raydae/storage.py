@@ -137,7 +137,10 @@ class Folder:
         selector = fs.FileSelector(path, allow_not_found=True, recursive=recursive)
         entries = filesystem.get_file_info(selector)
         base = path.rstrip("/") + "/"
-        return sorted(entry.path.removeprefix(base) for entry in entries if entry.type == kind)
+        try:
+            return sorted(entry.path.removeprefix(base) for entry in entries if entry.type == kind)
+        except UnicodeDecodeError as error:
+            raise OSError(f"the name {error.object!r} is not UTF-8; rename it") from None
 
     def delete(self, name: str) -> None:
         """Deletes a folder in it with all it holds, or a file; nothing where there is none.
@@ -182,6 +185,13 @@ def split_path(path: str | Path) -> tuple[Folder, str]:
     return Folder(f"{parent}{mark}{query}"), unquote(name)
 
 
+def cause_of(error: BaseException) -> BaseException:
+    """What was raised in another of Ray's processes, where that is what an error tells of."""
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, BaseException) else error
+
+
 def first_line(error: BaseException) -> str:
     """An error as one line for the user."""
+    error = cause_of(error)
     return (str(error).strip() or type(error).__name__).splitlines()[0]

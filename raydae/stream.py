@@ -37,7 +37,8 @@ from raydae.samples import Samples, Schedule
 from raydae.storage import Folder
 
 SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 0.3
-BLOCK_ROWS = 1024  # 38 MB of 64x64 patches: enough work beside the cost of a task
+BLOCK_ROWS = 1024  # enough work beside the cost of a task
+BLOCK_BYTES = 36 * 2**20  # of that many 64x64 patches; of larger ones a block has fewer
 BUFFERED_BLOCKS = 4  # made ahead of training
 LOOK_S = 10.0  # between two looks at how many CPUs there are
 
@@ -80,7 +81,7 @@ def sample_stream(
     Rows are as `Samples.block` makes them, share after share, each padded to the same rows.
     """
     rows = schedule.share_rows(workers)
-    steps_per_block = max(BLOCK_ROWS // rows, 1)
+    steps_per_block = _steps_per_block(samples, rows)
     blocks = -(-(schedule.steps - start) // steps_per_block)
 
     def block(batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -94,9 +95,15 @@ def sample_stream(
     context.target_max_block_size = None  # blocks are never to be cut or joined
     context.execution_options = ExecutionOptions(preserve_order=True)
     context.enable_progress_bars = False
+    context.raise_original_map_exception = True  # else what was raised in a task is not told
     context.custom_execution_callback_classes = [_Pause]
     context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [_Ahead])
     return stream
+
+
+def _steps_per_block(samples: Samples, rows: int) -> int:
+    """How many shares of so many rows a block holds."""
+    return max(min(BLOCK_ROWS, BLOCK_BYTES // samples.row_bytes) // rows, 1)
 
 
 def _numbers(count: int) -> ray.data.Dataset:

@@ -24,7 +24,7 @@ from raydae.config import Config
 from raydae.images import ImageSets
 from raydae.loop import Batch, Context, train
 from raydae.runs import Outcome, Status, claim_of
-from raydae.storage import Folder, first_line
+from raydae.storage import Folder, cause_of, first_line
 
 
 def work(
@@ -93,8 +93,10 @@ def work(
             checkpoint_minutes,
         )
     except Exception as error:
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        said = f"{type(error).__name__}: {first_line(error)} ({where.name}, line {where.lineno})"
+        said = f"{type(cause_of(error)).__name__}: {first_line(error)}"
+        if cause_of(error) is error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            said += f" ({where.name}, line {where.lineno})"
         ray.get(channel.complain.remote(context.rank, said))
         raise
     finally:

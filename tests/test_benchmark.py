@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from raydae import benchmark, opponents
-from raydae.benchmark import Bench, Report
-from raydae.config import Config
+from raydae.benchmark import Bench, Report, _cases
+from raydae.config import Config, check_workers
 from raydae.images import ImageSets
 
 
@@ -45,6 +45,14 @@ def test_each_side_trains_and_says_how_fast(
     answer = json.loads(capsys.readouterr().out)
     assert answer["last"] > answer["first"]
     assert answer["patches_per_s"] > 0
+
+
+@pytest.mark.parametrize("number", [1, 2, 16, 64])
+def test_every_case_of_scaling_can_be_trained(number: int) -> None:
+    for workers, batch in _cases(number):
+        check_workers((workers, workers), Config().override({"optim.batch_size": batch}))
+        assert batch // workers % Config().optim.micro_batch == 0
+    assert (2, 32) in _cases(number)
 
 
 def test_denoising_is_measured_in_three_ways(

@@ -1,4 +1,6 @@
 import dataclasses
+import json
+from pathlib import Path
 
 import pytest
 
@@ -7,6 +9,7 @@ from jobs.train import Launch
 from raydae import cli
 from raydae.config import Config, flatten
 from raydae.errors import UserError
+from raydae.storage import Folder
 
 
 def help_of(
@@ -56,6 +59,46 @@ def test_a_flag_that_does_not_exist_names_the_closest() -> None:
         cli.parse_with_config(Launch, "", ["--batchsize", "3"])
     with pytest.raises(UserError, match=r"no flag --foce; did you mean --force"):
         cli.parse(evaluate.Arguments, "", ["--foce"])
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--lr", "much"], "parsing --lr/--optim.lr: could not convert string to float: 'much'"),
+        (["--model", "vdsr"], "invalid choice 'vdsr' for argument '--model/--model.name'"),
+        (["photos/"], "Unrecognized options: photos/"),
+        (["--epochs"], "Missing value for argument '--epochs/--optim.epochs'"),
+        (["--init", "last"], "--init takes a file, a URI or released, not last"),
+    ],
+)
+def test_a_value_that_is_none_is_one_line(words: list[str], says: str) -> None:
+    with pytest.raises(UserError) as caught:
+        cli.parse_with_config(Launch, "", words)
+    assert str(caught.value).startswith(says)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_goes_on_without_the_weights_it_began_with(tmp_path: Path) -> None:
+    gone = str(tmp_path / "gone.safetensors")
+    config = Config().override({"model.name": "unet", "model.width": 8, "init": gone})
+    words = ["--storage", str(tmp_path), "--init", gone]
+    Folder.of(tmp_path / "mine").write("config.json", json.dumps(config.to_dict()).encode())
+    assert cli.parse_with_config(Launch, "", [*words, "--name", "mine"])[0] == config
+    with pytest.raises(UserError, match="cannot be read"):
+        cli.parse_with_config(Launch, "", [*words, "--name", "other"])
+
+
+def test_where_results_go_is_looked_at_first(tmp_path: Path) -> None:
+    out = cli.output_file(str(tmp_path / "new" / "a.json"), ".json")
+    assert list((tmp_path / "new").iterdir()) == []
+    out.write("{}")
+    assert (tmp_path / "new" / "a.json").read_text() == "{}"
+    (tmp_path / "b.json").mkdir()
+    for path, says in (("a.txt", "must end in .json"), ("b.json", "is a folder")):
+        with pytest.raises(UserError, match=says):
+            cli.output_file(str(tmp_path / path), ".json")
+    with pytest.raises(UserError, match="cannot be written"):
+        cli.output_file("/proc/none/a.json", ".json")
 
 
 def test_short_and_dotted_flags_and_underscores_are_one() -> None:

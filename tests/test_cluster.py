@@ -122,6 +122,23 @@ def test_trials_never_share_a_gpu_or_count_one_that_has_no_cpu(
     assert choose_trials(8, "no", Config(), 100, None)[0].gpu is False
 
 
+def test_workers_that_fit_on_no_node_are_refused_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pretend(monkeypatch, [(1, 4)] * 4)
+    wide = Config().override({"threads": 8})
+    with pytest.raises(UserError, match="there is room for 0; lower --num-workers or --threads"):
+        choose_workers((1, 1), "auto", wide)
+    assert choose_workers((4, 4), "auto", Config())[0] == Workers(4, 4, True, 1)
+    pretend(monkeypatch, [(8, 4), (0, 64)])  # GPUs without a CPU of their own are left idle
+    assert choose_workers(None, "auto", Config())[0] == Workers(4, 4, True, 1)
+    with pytest.raises(UserError, match="there is room for 4"):
+        choose_workers((5, 5), "auto", Config())
+    pretend(monkeypatch, [(0, 1)])
+    with pytest.raises(UserError, match="more than the 1 there are"):
+        choose_workers((1, 1), "auto", Config())
+
+
 def pretend(monkeypatch: pytest.MonkeyPatch, nodes: list[tuple[int, int]]) -> None:
     """Makes Ray tell of nodes of so many GPUs and CPUs."""
     monkeypatch.setenv("RAY_ADDRESS", "elsewhere")

@@ -2,7 +2,7 @@ import io
 
 from rich.console import Console
 
-from raydae.console import TrainingDisplay, print_some, result_table
+from raydae.console import TrainingDisplay, print_some, result_table, trial_table
 from raydae.runs import Status
 from raydae.samples import Schedule
 
@@ -94,6 +94,19 @@ def test_what_has_no_value_is_a_dash() -> None:
     assert text.getvalue().split()[-11:] == [
         *("s/image", "test", "dae", "25", "3", "20.17", "-", "-", "0.4000", "-", "0.10"),
     ]
+
+
+def test_the_best_trial_is_the_one_that_is_said_to_be() -> None:
+    text = io.StringIO()
+    row = {"sigma": "25", "lr": 1e-3, "others": "", "epochs": 1}
+    rows = [
+        {**row, "trial": 0, "status": "finished", "val_psnr": 24.0, "best": True},
+        {**row, "trial": 1, "status": "failed", "val_psnr": 25.0, "best": False},
+    ]
+    Console(file=text, width=120).print(trial_table(rows, 1))
+    _, first, second = text.getvalue().strip().splitlines()
+    assert first.split() == ["0", "finished", "25", "0.001", "1/1", "24.00", "best"]
+    assert "best" not in second
 
 
 def test_long_lists_are_cut() -> None:

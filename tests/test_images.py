@@ -1,3 +1,4 @@
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -81,6 +82,28 @@ def test_bad_files_are_left_out_and_named(tmp_path: Path) -> None:
     assert "text.jpg" in sets.left_out[1]
 
 
+def test_what_judges_is_not_trained_on(tmp_path: Path) -> None:
+    draw_folder(tmp_path)
+    for copy, judge in (("a.png", "val/000.png"), ("b.bmp", "test/001.png")):
+        Image.open(tmp_path / judge).save(tmp_path / "train" / copy)
+    sets = find(tmp_path)
+    assert {file.name for file in sets.train} == {f"train/{i:03}.png" for i in range(2, 10)}
+    assert sets.left_out == (
+        "train/a.png: the same pixels as val/000.png, which chooses or tests",
+        "train/b.bmp: the same pixels as test/001.png, which chooses or tests",
+    )
+
+
+def test_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
+    draw_folder(tmp_path)
+    try:
+        (tmp_path / "train" / os.fsdecode(b"caf\xe9.png")).write_bytes(b"")
+    except OSError:
+        pytest.skip("this file system has no such names")
+    with pytest.raises(UserError, match=r"caf.xe9\.png. is not UTF-8; rename it"):
+        find(tmp_path)
+
+
 def test_images_smaller_than_a_patch(tmp_path: Path) -> None:
     draw_folder(tmp_path)
     Image.fromarray(draw(0, 15, 64)).save(tmp_path / "train" / "small.png")
@@ -126,6 +149,11 @@ def test_a_uri_is_a_folder_too(tmp_path: Path, s3: Callable[[str], str]) -> None
     assert {file.sha256 for file in remote.train} == {file.sha256 for file in local.train}
     assert remote.train[0].uri.startswith("s3://")
     np.testing.assert_array_equal(read_image(remote.val[0].uri), draw(0))
+    Folder.of(uri).write("train/bad.png", b"no picture")
+    (said,) = find_images(DataConfig(path=uri, patch_size=16)).left_out
+    assert said.startswith("s3://")
+    assert "bad.png" in said
+    assert ": not a picture" in said
 
 
 def test_a_cluster_s_images_serve_where_none_are_named(

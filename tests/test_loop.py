@@ -5,14 +5,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
 from raydae import loop
 from raydae.config import Config
-from raydae.images import ImageSets
+from raydae.images import ImageSets, read_image
 from raydae.loop import Context, resolve_precision, train
 from raydae.modelfile import load_model, unpack
 from raydae.runs import Checkpoints, Outcome, Progress, Status
@@ -285,6 +287,29 @@ def test_unreadable_images_are_named(config: Config, sets: ImageSets, tmp_path: 
     found = Checkpoints(Folder.of(tmp_path)).latest()
     assert found is not None
     assert found[0].unreadable == [gone[2].name]
+
+
+def test_an_epoch_that_nothing_could_judge_is_not_the_best(
+    config: Config, sets: ImageSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def read(uri: str) -> NDArray[np.uint8]:
+        asked.append(uri)
+        if len(asked) == 1:
+            raise OSError("not now")
+        return read_image(uri)
+
+    monkeypatch.setattr("raydae.loop.read_image", read)
+    assert run(config.override({"optim.epochs": 3}), sets, tmp_path) == Outcome("finished")
+    lines = history(tmp_path)
+    assert lines[0]["val_psnr"] is None
+    best = max(lines[1:], key=lambda line: line["val_psnr"])
+    _, info = load_model(tmp_path / "model.safetensors")
+    assert (info.epoch, info.val_psnr) == (best["epoch"], best["val_psnr"])
+    found = Checkpoints(Folder.of(tmp_path)).latest()
+    assert found is not None
+    assert found[0].unreadable == [sets.val[0].name]
 
 
 def test_precision_is_bf16_only_where_it_is_fast(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -619,6 +619,14 @@ class TestExpand:
     def test_finds_the_pictures(self, inputs: list[str], expected: dict[str, str]) -> None:
         assert expand(inputs) == [(Path(key), Path(value)) for key, value in expected.items()]
 
+    def test_results_are_not_taken_for_pictures(self) -> None:
+        assert expand(["shots"], Path("shots/day 1")) == [
+            (Path("shots/a.png"), Path("a.png")),
+            (Path("shots/b.JPG"), Path("b.JPG")),
+        ]
+        with pytest.raises(UserError, match="would be overwritten"):
+            expand(["shots"], Path("shots"))
+
     def test_absolute_pattern(self, tmp_path: Path) -> None:
         assert expand([f"{tmp_path}/other/a*"]) == [(tmp_path / "other/a.png", Path("a.png"))]
 

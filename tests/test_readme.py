@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 
 from raydae import cli
+from raydae.storage import Folder
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -35,9 +36,8 @@ def test_a_job_s_command_line_is_understood(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "runs" / "mine").mkdir(parents=True)
-    for name in ("config.json", "best.json"):
-        (tmp_path / "runs" / "mine" / name).write_text("{}")
+    for file in ("runs/mine/config.json", "runs/found/best.json"):
+        Folder.of(tmp_path).write(file, b"{}")
     _, script, *words = shlex.split(command)
     module = load(Path(script).stem)
     if hasattr(module, "Launch"):

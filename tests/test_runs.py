@@ -200,18 +200,20 @@ def test_names_that_are_none(name: str) -> None:
         check_name(name)
 
 
-def test_the_newest_model(tmp_path: Path) -> None:
+def test_the_newest_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAYDAE_STORAGE", str(tmp_path))
     assert find_model("x.safetensors") == str(Path.cwd() / "x.safetensors")
+    assert find_model("~/x.safetensors") == str(Path.home() / "x.safetensors")
     assert find_model("released") == "released"
     assert find_model("s3://x/m.safetensors") == "s3://x/m.safetensors"
     with pytest.raises(UserError, match="no run has finished"):
-        find_model("last", str(tmp_path))
+        find_model("last")
     for age, name in enumerate(("new", "old", "unfinished")):
         (tmp_path / name).mkdir()
         if name != "unfinished":
             (tmp_path / name / "results.json").write_text("")
             os.utime(tmp_path / name / "results.json", (1000 - age, 1000 - age))
-    assert find_model("last", str(tmp_path)) == str(tmp_path / "new" / "model.safetensors")
+    assert find_model("last") == str(tmp_path / "new" / "model.safetensors")
 
 
 def test_what_a_killed_process_left_is_no_obstacle(

@@ -134,6 +134,17 @@ def test_an_unreadable_image_is_replaced_and_no_other_sample_changes(tmp_path: P
     assert (after["clean"][replaced] != before["clean"][replaced]).any()
 
 
+def test_each_unreadable_image_is_reported_where_others_follow_it(
+    samples: Samples, tmp_path: Path
+) -> None:
+    gone = tuple(
+        dataclasses.replace(f, uri=str(tmp_path / f.name)) if number < 7 else f
+        for number, f in enumerate(samples.images)
+    )
+    unreadable = dataclasses.replace(samples, images=gone).block([range(256)], 256)["unreadable"]
+    assert set(unreadable.tolist()) == {-1, *range(7)}
+
+
 def test_no_readable_image_at_all_is_an_error(samples: Samples, tmp_path: Path) -> None:
     gone = tuple(dataclasses.replace(f, uri=str(tmp_path / f.name)) for f in samples.images)
     with pytest.raises(UnreadableError, match="none of the 8"):

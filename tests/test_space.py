@@ -130,6 +130,12 @@ def test_what_is_refused(text: str, says: str) -> None:
         parse(text)
 
 
+def test_the_network_of_given_weights_is_not_searched() -> None:
+    config = Config().override({"model.name": "unet", "init": "released"})
+    with pytest.raises(UserError, match=r"model\.width is that of the weights"):
+        Space.parse(["model.width=16,32"], config)
+
+
 def test_a_name_twice_and_no_name() -> None:
     with pytest.raises(UserError, match="given twice"):
         parse("optim.lr=1e-3", "optim.lr=log:1e-4:1e-2")

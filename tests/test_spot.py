@@ -58,15 +58,24 @@ def test_a_machine_that_is_not_of_ec2_gets_no_notice() -> None:
     assert not spot.will_be_taken("http://127.0.0.1:1/latest")
 
 
-def test_ray_is_told(metadata: Metadata, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_is_told_until_it_listens(
+    metadata: Metadata, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told = tmp_path / "told"
-    (tmp_path / "ray").write_text(f'#!/bin/sh\necho "$@" > {told}\n')
+    (tmp_path / "ray").write_text(
+        f'#!/bin/sh\n[ -e {told} ]; no=$?; echo "$@" > {told}; exit $no\n'
+    )
     (tmp_path / "ray").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
-    monkeypatch.setattr(
-        "raydae.spot.time.sleep", lambda seconds: setattr(metadata, "noticed", True)
-    )
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        metadata.noticed = True
+        pauses.append(seconds)
+
+    monkeypatch.setattr("raydae.spot.time.sleep", pause)
     spot.main()
+    assert len(pauses) == 2  # once for the notice, once for Ray's first answer
     words = told.read_text()
     assert words.startswith("drain-node --reason DRAIN_NODE_REASON_PREEMPTION --reason-message ")
     assert words.endswith("--deadline-remaining-seconds 120\n")

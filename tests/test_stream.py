@@ -1,8 +1,10 @@
 """The stream as Ray Train's workers get it, for several numbers of them."""
 
+import dataclasses
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +15,8 @@ from raydae.config import Config
 from raydae.images import ImageSets
 from raydae.runs import Checkpoints, Progress
 from raydae.samples import Samples, Schedule
-from raydae.storage import Folder
-from raydae.stream import _Share, begin_stream, shares
+from raydae.storage import Folder, first_line
+from raydae.stream import _Share, _steps_per_block, begin_stream, shares
 from tests.test_jobs import processes_of
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -84,6 +86,24 @@ def test_a_worker_takes_its_share_of_the_cpus_that_training_leaves() -> None:
     assert _Share(64, cpus).get_total_resources().cpu == 1
 
 
+def test_larger_patches_make_blocks_of_no_more_bytes(stream: Stream) -> None:
+    for size, steps in ((16, 128), (64, 128), (256, 8), (512, 2), (1024, 1)):
+        samples = dataclasses.replace(stream.samples, patch_size=size)
+        assert _steps_per_block(samples, 8) == steps
+    block = stream.samples.block([range(1)], 1)
+    assert block["clean"].nbytes + block["noisy"].nbytes == stream.samples.row_bytes
+
+
+def test_what_goes_wrong_in_a_task_is_told(stream: Stream, tmp_path: Path) -> None:
+    gone = tuple(
+        dataclasses.replace(file, uri=str(tmp_path / file.name)) for file in stream.samples.images
+    )
+    lost = dataclasses.replace(stream, samples=dataclasses.replace(stream.samples, images=gone))
+    with pytest.raises(OSError, match="training images") as caught:
+        collect(lost, 1)
+    assert first_line(caught.value) == "none of the 8 training images can be read"
+
+
 def test_killed_tasks_are_done_again(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raydae.stream.BLOCK_ROWS", 8)
     monkeypatch.setattr("raydae.stream.BUFFERED_BLOCKS", 1)
@@ -92,7 +112,7 @@ def test_killed_tasks_are_done_again(stream: Stream, monkeypatch: pytest.MonkeyP
     for step in shares(blocks, 8):
         indices += step["index"].tolist()
         if killed < 3:  # Ray tries each task again, but not for ever
-            tasks = processes_of(os.getpid(), "ray::IDLE", "ray::ReadRange", "ray::MapBatches")
+            tasks = processes_of(os.getpid(), "ray::IDLE", "ray::MapBatches")
             for task in tasks:
                 task.kill()
             killed += bool(tasks)

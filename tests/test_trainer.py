@@ -49,7 +49,7 @@ def test_the_number_of_workers_changes_nothing_but_rounding(
         monkeypatch.setenv("RAY_ADDRESS", cluster.address)
         start_ray()
         stack.callback(ray.shutdown)
-        for number in (1, 2, 4):
+        for number in (1, 3, 4):  # three: shares of 8, 4 and 4 rows
             run = open_run(Folder.of(tmp_path / f"{number}"), config).begin(sets)
             workers = Workers(number, number, False, 1)
             outcome = trainer.train_on_ray(run, workers, lambda status: None, lambda: False, 10.0)
@@ -60,7 +60,7 @@ def test_the_number_of_workers_changes_nothing_but_rounding(
             assert len(places) == number
     assert len(losses[1]) == 50
     assert losses[1][-1] < losses[1][0] / 2
-    assert losses[2] == pytest.approx(losses[1], abs=1e-4)
+    assert losses[3] == pytest.approx(losses[1], abs=1e-4)
     assert losses[4] == pytest.approx(losses[1], abs=1e-4)
 
 
