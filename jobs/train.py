@@ -10,11 +10,9 @@ goes on where a run ended.
 import importlib
 import json
 import os
-import secrets
 import shlex
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +33,7 @@ from raydae.runs import (
     check_name,
     claim,
     default_storage,
+    new_name,
     open_run,
 )
 from raydae.storage import Folder
@@ -77,8 +76,7 @@ def main() -> int:
             f"--checkpoint-minutes must be 0 or more, not {launch.checkpoint_minutes:g}"
         )
     screen = console.make_console()
-    now = time.strftime("%Y%m%d-%H%M%S")
-    name = check_name(launch.name or f"{config.model.name}-{now}-{secrets.token_hex(2)}")
+    name = check_name(launch.name or new_name(config.model.name))
     folder = Folder.of(launch.storage) / name
     with claim(folder):
         run = open_run(folder, config, launch.restart)

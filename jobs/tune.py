@@ -9,10 +9,8 @@ a search.
 """
 
 import json
-import secrets
 import shlex
 import signal
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,7 +20,7 @@ from rich.console import Console
 from raydae import cli, console
 from raydae.config import Config, check_workers
 from raydae.errors import UserError
-from raydae.runs import check_name, claim, default_storage, open_run
+from raydae.runs import check_name, claim, default_storage, new_name, open_run
 from raydae.space import Space, spell
 from raydae.storage import Folder
 
@@ -80,8 +78,7 @@ def main() -> int:
     Space.parse(launch.space or SPACE, config)
     screen = console.make_console()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: `ray job stop`
-    now = time.strftime("%Y%m%d-%H%M%S")
-    name = check_name(launch.name or f"search-{now}-{secrets.token_hex(2)}")
+    name = check_name(launch.name or new_name("search"))
     folder = Folder.of(launch.storage) / name
     with claim(folder):
         try:

@@ -15,7 +15,9 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -314,6 +316,11 @@ def check_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}", name):
         raise UserError(f"--name {name!r}: a name has letters, digits and ._- only, 100 at most")
     return name
+
+
+def new_name(kind: str) -> str:
+    """A name for a new run, which no other has."""
+    return f"{kind}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
 def default_storage() -> str:

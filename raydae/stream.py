@@ -5,6 +5,7 @@ of several consecutive steps, and blocks come in order. Which samples a share ha
 step, the rank and the number of workers alone, so that nobody has to deal them out.
 """
 
+import functools
 import math
 import threading
 import time
@@ -83,11 +84,12 @@ def sample_stream(
     rows = schedule.share_rows(workers)
     steps_per_block = _steps_per_block(samples, rows)
     blocks = -(-(schedule.steps - start) // steps_per_block)
+    kept = ray.put(samples)  # which each process takes once: 20 ms for 5,000 images
 
     def block(batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         first = start + int(batch["number"][0]) * steps_per_block
         steps = range(first, min(first + steps_per_block, schedule.steps))
-        return samples.block([schedule.share(step, rank, workers) for step in steps], rows)
+        return _fetched(kept).block([schedule.share(step, rank, workers) for step in steps], rows)
 
     # Batches are whole blocks: else Ray Data makes two tasks of one.
     stream = _numbers(blocks).map_batches(block, batch_size=None, zero_copy_batch=True)
@@ -99,6 +101,12 @@ def sample_stream(
     context.custom_execution_callback_classes = [_Pause]
     context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [_Ahead])
     return stream
+
+
+@functools.lru_cache(maxsize=1)
+def _fetched(kept: "ray.ObjectRef[Samples]") -> Samples:
+    samples: Samples = ray.get(kept)
+    return samples
 
 
 def _steps_per_block(samples: Samples, rows: int) -> int:
