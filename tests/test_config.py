@@ -34,9 +34,9 @@ def test_absent_settings_have_their_defaults() -> None:
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"optim": {"learning_rate": 1}}, "optim.learning_rate"),
-        ({"optim": {"batchsize": 1}}, "optim.batch_size"),
-        ({"optims": {}}, "optim"),
+        ({"optim": {"learning_rate": 1}}, "did you mean .* or optim.lr or"),
+        ({"optim": {"batchsize": 1}}, "did you mean optim.batch_size"),
+        ({"optims": {}}, "did you mean optim or"),
         ({"optim": 3}, "optim must be a group"),
         ({"optim": {"batch_size": "many"}}, "optim.batch_size must be int"),
         ({"optim": {"batch_size": 1.5}}, "optim.batch_size must be int"),
@@ -54,7 +54,7 @@ def test_absent_settings_have_their_defaults() -> None:
     ],
 )
 def test_what_makes_no_sense_is_refused_by_name(values: dict[str, object], says: str) -> None:
-    with pytest.raises(UserError, match=says.replace(".", r"\.")):
+    with pytest.raises(UserError, match=says):
         Config.from_dict(values)
 
 
