@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from raydae import cli, console, load
 from raydae.config import parse_level
 from raydae.errors import UserError
-from raydae.pictures import denoise_file, expand, read_rgb
+from raydae.pictures import PictureError, denoise_file, expand, read_rgb
 from raydae.runs import find_model
 from raydae.storage import Folder, first_line, local_path
 
@@ -88,7 +88,7 @@ def _denoise_all(
     start_ray()
     for number, result in spread(prepare, work):
         if isinstance(result, Exception):
-            yield f"{work[number][0]}: {first_line(result)}"  # its process was killed
+            yield f"{work[number][0]}: {first_line(result)}"
         else:
             yield result
 
@@ -102,9 +102,11 @@ def _denoise_one(
             denoise_file(source, target, denoise)
         else:
             _demonstrate(denoise, sigma, source, target)
-    except OSError as error:  # which names the picture
+    except PictureError as error:  # which names it
         return first_line(error)
-    except (MemoryError, RuntimeError) as error:  # torch raises the latter for want of memory
+    except (OSError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise  # not torch, for want of memory
         return f"{source}: {first_line(error)}"
     return None
 

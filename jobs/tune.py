@@ -77,7 +77,6 @@ def main() -> int:
     check_workers((launch.num_workers, launch.num_workers), config)
     Space.parse(launch.space or SPACE, config)
     screen = console.make_console()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: `ray job stop`
     name = check_name(launch.name or new_name("search"))
     folder = Folder.of(launch.storage) / name
     with claim(folder):
@@ -114,6 +113,8 @@ def search(folder: Folder, config: Config, launch: Launch, screen: Console) -> i
     try:
         if over < max(samples, len(found.trials)):
             cluster.start_ray((workers, workers), config.threads, launch.verbose)
+            # As Ctrl-C: `ray job stop`. Ray has just set a handler of its own.
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
             cluster.wait_for_a_node(screen.print)
             cluster.check_shared(folder, sets)
             each, concurrent = cluster.choose_trials(
@@ -131,15 +132,16 @@ def search(folder: Folder, config: Config, launch: Launch, screen: Console) -> i
                 found.run(each, concurrent, lambda trials: display.show(rows(found)))
         best = found.write_best()
         write_figure(found, best, folder)
+        threads = json.loads(folder.read("best.json"))["threads"]
     except OSError as error:
         raise UserError(
             f"{folder} cannot be written ({error}); make room, and run the same command again"
         ) from None
-    show(found, best, screen)
+    show(found, best, threads, screen)
     return 0
 
 
-def show(found: "Search", best: "Trial", screen: Console) -> None:
+def show(found: "Search", best: "Trial", threads: int, screen: Console) -> None:
     """The table of all trials, where the files are, and what to do with the best."""
     screen.print(console.trial_table(rows(found), found.config.optim.epochs))
     for trial in found.trials:
@@ -149,7 +151,6 @@ def show(found: "Search", best: "Trial", screen: Console) -> None:
     config = shlex.quote(found.folder.path_of("best.json"))
     screen.print(f"the best, trial {best.number}: {spell(best.changes)}", soft_wrap=True)
     screen.print(f"train with it: python jobs/train.py --config {config}", soft_wrap=True)
-    threads = json.loads(found.folder.read("best.json"))["threads"]
     screen.print(
         f"it has the trial's {found.config.optim.epochs} epochs and {threads} CPU threads a "
         "worker; --epochs and --threads change them",

@@ -370,7 +370,7 @@ def _ray(config: Config) -> float:
     samples = _samples(config)
     schedule = Schedule(10**7, 32, 4, 1)
     with tempfile.TemporaryDirectory() as folder:
-        blocks = begin_stream(samples, schedule, Folder.of(folder))
+        blocks = begin_stream(ray.put(samples), schedule, Folder.of(folder))
         rate = _rate(len(step["index"]) for step in shares(blocks, 32))
     ray.shutdown()
     return rate

@@ -8,6 +8,7 @@ import itertools
 import json
 import logging
 import os
+import secrets
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -86,9 +87,10 @@ def parse_with_config(
             raise UserError("--init takes a file, a URI or released, not last")
         values["init"] = find_model(values["init"])  # the workers are elsewhere
         chosen = any(word.startswith(("--model", "--config")) for word in argv)
-        values["model"] = _network_begun_with(values) or _network_of(
-            values["init"], values["model"] if chosen else None
-        )
+        asked, network = values["model"] if chosen else None, _network_begun_with(values)
+        if network is None or asked not in (None, network):
+            network = _network_of(values["init"], asked)
+        values["model"] = network
     return (
         Config.from_dict({field.name: values[field.name] for field in dataclasses.fields(Config)}),
         launch(**{field.name: values[field.name] for field in dataclasses.fields(launch)}),  # type: ignore[arg-type]  # T is a dataclass
@@ -97,12 +99,14 @@ def parse_with_config(
 
 def _network_begun_with(values: dict[str, Any]) -> dict[str, Any] | None:
     """The network of the run that goes on, if it began with the same weights: they may be gone."""
-    try:
-        run = Folder.of(values["storage"]) / (values["name"] or "")
-        begun: dict[str, Any] = json.loads(run.read("config.json"))
-    except (OSError, ValueError):
+    if values["name"] is None or values["restart"]:
         return None
-    return begun["model"] if begun.get("init") == values["init"] else None
+    try:
+        run = Folder.of(values["storage"]) / values["name"]
+        begun = Config.from_dict(json.loads(run.read("config.json")))
+    except (OSError, ValueError, TypeError, AttributeError, UserError):
+        return None
+    return dataclasses.asdict(begun.model) if begun.init == values["init"] else None
 
 
 def _network_of(model: str, chosen: dict[str, Any] | None) -> dict[str, Any]:
@@ -134,14 +138,21 @@ def _parse(cls: type[T], description: str, argv: Sequence[str] | None, default: 
         )
         sys.exit(0)
     known = [name for flag in flags for name in flag.names]
-    for word in argv:
+    given = []
+    for word in itertools.takewhile(lambda word: word != "--", argv):
         name = word.partition("=")[0].replace("_", "-")
-        if name.startswith("--") and name not in ("--", *known):
+        given.append(name)
+        if name.startswith("--") and name not in known:
             close = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or ["--help"]
             raise UserError(f"there is no flag {name}; did you mean {' or '.join(close)}?")
+    for flag in flags:
+        needed = flag.default == "required" and flag.names[0].startswith("--")
+        if needed and not set(flag.names) & set(given):
+            raise UserError(f"{flag.names[0]} is missing: {flag.help}")
     said = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        # Its output too, by which tyro decides on colours and lines: to a file it writes plainly.
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
             return tyro.cli(
                 cls,
                 description=description,
@@ -158,11 +169,11 @@ def _parse(cls: type[T], description: str, argv: Sequence[str] | None, default: 
         raise UserError(f"{_one_line(said.getvalue())}; --help lists the flags") from None
 
 
-def _one_line(box: str) -> str:
-    """What tyro says in a box of several lines, without the help that may follow in it."""
-    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
-    said = itertools.takewhile(lambda line: not line.startswith("─"), lines)
-    return " ".join(" ".join(said).split()).removeprefix("Error ").rstrip(".")
+def _one_line(said: str) -> str:
+    """What tyro says in several lines, without the heading and the help around it."""
+    lines = [line.strip() for line in said.splitlines()[2:]]
+    first = itertools.takewhile(lambda line: set(line) != {"-"}, lines)
+    return " ".join(" ".join(first).split()).removeprefix("Error ").rstrip(".")
 
 
 @dataclass(frozen=True)
@@ -325,11 +336,13 @@ def check_writable(folder: Folder, path: str) -> None:
     Raises:
         UserError: it cannot be written.
     """
+    name = f".raydae-{secrets.token_hex(8)}"
     try:
-        folder.write(".raydae", b"")
-        folder.delete(".raydae")
+        folder.write(name, b"")
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(f"--out {path} cannot be written: {first_line(error)}") from None
+    with contextlib.suppress(OSError):  # who may write need not be one who may delete
+        folder.delete(name)
 
 
 def command_to_continue(name: str) -> str:

@@ -202,24 +202,23 @@ def choose_workers(
     gpu = gpus > 0 and use_gpu != "no"
     most_useful = config.optim.batch_size // config.optim.micro_batch
     threads = config.threads or 1
-    usable = sum(min(node.gpus, node.cpus // threads) for node in nodes)  # of the GPUs
+    beside = sum(min(node.gpus, node.cpus // threads) for node in nodes)
+    usable = max(min(beside, (cpus - DATA_CPUS) // threads), 0)  # of the GPUs
     word = ""
     if asked is None:
         number = min(max(usable, 1), most_useful) if gpu else 1
         # A cluster that grows begins with the first GPU, and the others join.
         asked = (1 if gpu and _planned(use_gpu) else number, number)
-        if gpu and usable > number:
+        if gpu and gpus > number:
+            few = (
+                f"a batch of {config.optim.batch_size} is shared among {number} at most; raise "
+                "--batch-size to use them"
+            )
             word = (
-                f"{usable - number} of {usable} GPUs stay idle: a batch of "
-                f"{config.optim.batch_size} is shared among {number} at most; raise --batch-size "
-                "to use them"
+                f"{gpus - number} of {gpus} GPUs stay idle: "
+                f"{few if usable > number else 'there are too few CPUs beside them'}"
             )
     if gpu:
-        if asked[0] * threads + DATA_CPUS > cpus:
-            raise UserError(
-                f"{_plural(asked[0], 'worker')} of {_plural(threads, 'CPU')} and {DATA_CPUS} CPUs "
-                f"to make samples are more than the {cpus} there are; lower --threads"
-            )
         if asked[0] > gpus:
             raise UserError(
                 f"--num-workers {asked[0]} needs {asked[0]} GPUs and there are {gpus}; "
@@ -227,8 +226,9 @@ def choose_workers(
             )
         if asked[0] > usable:
             raise UserError(
-                f"of {_plural(asked[0], 'worker')} with a GPU and {_plural(threads, 'CPU')} on the "
-                f"same node there is room for {usable}; lower --num-workers or --threads"
+                f"of {_plural(asked[0], 'worker')} with a GPU and {_plural(threads, 'CPU')} on a "
+                f"node, beside {DATA_CPUS} CPUs to make samples, there is room for {usable}; lower "
+                "--num-workers or --threads"
             )
         return _perhaps_alone(Workers(asked[0], asked[1], gpu, threads)), word
     in_cluster = "RAY_ADDRESS" in os.environ

@@ -111,7 +111,7 @@ class SearchDisplay:
         if self.console.is_terminal:
             most = max(self.console.height - 5, 3)  # a table higher than the screen is cut off
             # The best, then the running, then those that ended last.
-            ranked = sorted(rows, key=lambda row: (-(row["val_psnr"] or 0), row["trial"]))[:1]
+            ranked = [row for row in rows if row["best"]]
             ranked += [row for row in rows if not row["over"] and row not in ranked]
             ranked += [row for row in reversed(rows) if row not in ranked]
             shown = sorted(ranked[:most], key=lambda row: int(row["trial"]))

@@ -111,7 +111,8 @@ def find_images(
     sets["train"], repeated = _not_judged_by(sets)
     for split, missing in (("train", "train on"), ("val", "choose by"), ("test", "test with")):
         if not sets[split]:
-            reason = f"; {said[0]}" if (said := [*left_out, *too_small, *repeated]) else ""
+            said = [*repeated, *too_small, *left_out] if split == "train" else left_out
+            reason = f"; {said[0]}" if said else ""
             raise UserError(f"{source} has no usable image to {missing}{reason}")
     return ImageSets(
         source=source,

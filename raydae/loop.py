@@ -408,19 +408,24 @@ class _Run:
         sums = np.zeros(3)
         images = spread_over(self.sets.val, self.config.validation.images)
         for file in images[self.context.rank :: self.context.workers]:
+            self._say_alive()
             try:
                 clean = read_image(file.uri)
             except OSError:
                 self.unreadable.add(file.name)
                 continue
             for sigma in self.config.evaluation_sigmas:
-                if self.context.rank == 0:
-                    self.context.tell(self._status())  # that it is alive: images may be many
+                self._say_alive()
                 denoised = to_uint8(denoise(evaluation_noise(clean, sigma)))
                 sums += psnr(clean, denoised), ssim(clean, denoised), 1
         totals = self.context.total(torch.from_numpy(sums).to(self.context.device))
         total_psnr, total_ssim, count = totals.tolist()
         return (total_psnr / count, total_ssim / count) if count else (math.nan, math.nan)
+
+    def _say_alive(self) -> None:
+        """Images may be many, large, or slow to come."""
+        if self.context.rank == 0:
+            self.context.tell(self._status())
 
     def _save(self) -> None:
         """Writes a checkpoint, then the history as it is there."""

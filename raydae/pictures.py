@@ -104,7 +104,8 @@ def expand(inputs: Sequence[str], out: Path | None = None) -> list[tuple[Path, P
         inputs: Each a file (taken whatever its name), a folder (every picture below it, known by
             its suffix, except hidden ones) or a pattern such as ``shots/*.png`` (every picture it
             matches; folders that it matches are left alone).
-        out: Folder for the results: what a folder or pattern finds there is not taken.
+        out: Folder for the results: those of an earlier run are not taken where a folder or
+            pattern finds them.
 
     Returns:
         (source, output name) pairs in the inputs' order, sorted within each. The output name is
@@ -244,11 +245,19 @@ def _matches(text: str, out: Path | None) -> list[tuple[Path, Path]]:
     found = [pair for pair in found if pair[0].suffix.lower() in suffixes() and pair[0].is_file()]
     if not found:
         raise UserError(f"{text} holds no picture: give a file, a folder or a pattern that does")
-    if out is not None:
-        found = [pair for pair in found if out.resolve() not in pair[0].resolve().parents]
-        if not found:
-            raise UserError(f"{text} would be overwritten: choose another output folder")
+    folder = path if path.is_dir() else None
+    found = [pair for pair in found if out is None or not _is_result(pair[0], folder, out)]
+    if not found:
+        raise UserError(f"{text} would be overwritten: choose another output folder")
     return found
+
+
+def _is_result(source: Path, folder: Path | None, out: Path) -> bool:
+    """Tells whether what a folder, or a pattern (None), finds is the result of an earlier run."""
+    source, out = source.resolve(), out.resolve()
+    if folder is None:
+        return source.parent == out  # where all results of a pattern are
+    return out.is_relative_to(folder.resolve()) and source.is_relative_to(out)
 
 
 @functools.cache

@@ -49,7 +49,7 @@ class Progress:
     history: list[dict[str, Any]] = field(default_factory=list)
     """A record for each epoch done."""
     best_psnr: float | None = None
-    """Of the best weights on the validation images, dB; none: not one could be read."""
+    """Of the best weights on the validation images, dB; none: none were judged yet."""
     best_epoch: int = 0
     """The epoch after which they were the best; 0: none yet."""
     unreadable: list[str] = field(default_factory=list)

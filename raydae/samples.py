@@ -260,5 +260,5 @@ class _ImageCache:
             self._bytes -= self._images.popitem(last=False)[1].nbytes
 
 
-# One a process: Ray hands every task a new copy of `Samples`, and the images should outlive it.
+# One a process, for whatever `Samples` it is handed.
 _cache = _ImageCache(CACHE_BYTES)

@@ -44,8 +44,8 @@ def spread(
     if here:
         yield from _spread_here(prepare(), items)
         return
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    needs = {"num_gpus": 1, "num_cpus": 1} if gpus else {"num_cpus": 1}
+    on_gpus = bool(_gpus())
+    needs = {"num_gpus": 1, "num_cpus": 1} if on_gpus else {"num_cpus": 1}
     hand_class: Any = _Hand  # Ray has made more of it than a class
     hands: list[Any] = []
     waiting = deque(enumerate(items))
@@ -58,7 +58,7 @@ def spread(
 
     def take_in() -> None:
         """As many as there is room for, now and as a cluster grows."""
-        while waiting and len(hands) < (gpus or cores()):
+        while waiting and len(hands) < (_gpus() if on_gpus else cores()):
             hands.append(hand_class.options(**needs).remote(prepare))
             give(hands[-1])
 
@@ -82,6 +82,10 @@ def spread(
     finally:
         for hand in hands:
             ray.kill(hand)
+
+
+def _gpus() -> int:
+    return int(ray.cluster_resources().get("GPU", 0))
 
 
 def _spread_here(work: Callable[[T], R], items: Sequence[T]) -> Iterator[tuple[int, R | Exception]]:

@@ -48,7 +48,7 @@ begun = threading.Event()
 
 
 def begin_stream(
-    samples: Samples,
+    samples: "ray.ObjectRef[Samples]",
     schedule: Schedule,
     run: Folder,
     rank: int = 0,
@@ -58,7 +58,8 @@ def begin_stream(
     """The stream of a worker's shares of the steps that a run still has to do.
 
     Args:
-        samples: what the stream is made of.
+        samples: what the stream is made of, as `ray.put` has it: each process takes it once, for
+            the list of images is long (20 ms for 5,000, where a block takes 150).
         schedule: which sample belongs to which step.
         run: the run's folder; its latest checkpoint says where the stream starts.
         rank: the worker's.
@@ -75,21 +76,22 @@ def begin_stream(
 
 
 def sample_stream(
-    samples: Samples, schedule: Schedule, start: int, rank: int, workers: int
+    samples: "ray.ObjectRef[Samples]", schedule: Schedule, start: int, rank: int, workers: int
 ) -> ray.data.Dataset:
     """A worker's shares of every step from `start` on.
 
     Rows are as `Samples.block` makes them, share after share, each padded to the same rows.
     """
     rows = schedule.share_rows(workers)
-    steps_per_block = _steps_per_block(samples, rows)
+    steps_per_block = _steps_per_block(_fetched(samples), rows)
     blocks = -(-(schedule.steps - start) // steps_per_block)
-    kept = ray.put(samples)  # which each process takes once: 20 ms for 5,000 images
 
     def block(batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         first = start + int(batch["number"][0]) * steps_per_block
         steps = range(first, min(first + steps_per_block, schedule.steps))
-        return _fetched(kept).block([schedule.share(step, rank, workers) for step in steps], rows)
+        return _fetched(samples).block(
+            [schedule.share(step, rank, workers) for step in steps], rows
+        )
 
     # Batches are whole blocks: else Ray Data makes two tasks of one.
     stream = _numbers(blocks).map_batches(block, batch_size=None, zero_copy_batch=True)
@@ -104,9 +106,9 @@ def sample_stream(
 
 
 @functools.lru_cache(maxsize=1)
-def _fetched(kept: "ray.ObjectRef[Samples]") -> Samples:
-    samples: Samples = ray.get(kept)
-    return samples
+def _fetched(samples: "ray.ObjectRef[Samples]") -> Samples:
+    fetched: Samples = ray.get(samples)
+    return fetched
 
 
 def _steps_per_block(samples: Samples, rows: int) -> int:

@@ -71,6 +71,7 @@ def train_on_ray(
         train_loop_config={
             "config": run.config,
             "sets": run.sets,
+            "samples": ray.put(Samples.of(run.config, run.sets.train)),
             "folder": run.folder,
             "claim": claim_of(run.folder),
             "threads": workers.threads,
@@ -242,9 +243,9 @@ class _NoGroup(BackendConfig):  # type: ignore[misc]  # Ray ships no types
 def _train_worker(settings: dict[str, Any]) -> None:
     """One worker of Ray Train. Its samples are being made while it imports torch."""
     config, sets, threads = settings["config"], settings["sets"], settings["threads"]
+    samples, folder = settings.pop("samples"), settings["folder"]
     place, schedule = ray.train.get_context(), Schedule.of(config, len(sets.train))
     rank, workers = place.get_world_rank(), place.get_world_size()
-    samples, folder = Samples.of(config, sets.train), settings["folder"]
     blocks = begin_stream(samples, schedule, folder, rank, workers, workers * threads)
     # Not left by `with`, which would wait for samples that may never come.
     first = ThreadPoolExecutor(1).submit(_begin, blocks, schedule.share_rows(workers))

@@ -1,5 +1,7 @@
 import dataclasses
+import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,14 +80,44 @@ def test_a_value_that_is_none_is_one_line(words: list[str], says: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_what_is_missing_is_named() -> None:
+    with pytest.raises(UserError, match=r"^--out is missing: Folder for the results"):
+        cli.parse(denoise.Arguments, "", ["a.png"])
+    assert cli.parse(denoise.Arguments, "", ["--out=x", "--", "--a.png"]).inputs == ("--a.png",)
+
+
+def test_in_a_terminal_too_a_value_that_is_none_is_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Terminal(io.StringIO):
+        encoding = "utf-8"
+
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with pytest.raises(UserError, match=r"^parsing --lr/--optim\.lr: could not convert"):
+        cli.parse_with_config(Launch, "", ["--lr", "much"])
+
+
 def test_a_run_goes_on_without_the_weights_it_began_with(tmp_path: Path) -> None:
     gone = str(tmp_path / "gone.safetensors")
     config = Config().override({"model.name": "unet", "model.width": 8, "init": gone})
     words = ["--storage", str(tmp_path), "--init", gone]
     Folder.of(tmp_path / "mine").write("config.json", json.dumps(config.to_dict()).encode())
-    assert cli.parse_with_config(Launch, "", [*words, "--name", "mine"])[0] == config
+    for more in ([], ["--model", "unet", "--model.width", "8"]):
+        found, _ = cli.parse_with_config(Launch, "", [*words, "--name", "mine", *more])
+        assert found == config
     with pytest.raises(UserError, match="cannot be read"):
         cli.parse_with_config(Launch, "", [*words, "--name", "other"])
+    for more in (["--model.width", "64"], ["--restart"]):
+        with pytest.raises(UserError, match="cannot be read"):
+            cli.parse_with_config(Launch, "", [*words, "--name", "mine", *more])
+    (tmp_path / "mine" / "config.json").write_text("[]")
+    with pytest.raises(UserError, match="cannot be read"):
+        cli.parse_with_config(Launch, "", [*words, "--name", "mine"])
 
 
 def test_where_results_go_is_looked_at_first(tmp_path: Path) -> None:

@@ -131,9 +131,13 @@ def test_workers_that_fit_on_no_node_are_refused_not_waited_for(
         choose_workers((1, 1), "auto", wide)
     assert choose_workers((4, 4), "auto", Config())[0] == Workers(4, 4, True, 1)
     pretend(monkeypatch, [(8, 4), (0, 64)])  # GPUs without a CPU of their own are left idle
-    assert choose_workers(None, "auto", Config())[0] == Workers(4, 4, True, 1)
+    workers, word = choose_workers(None, "auto", Config())
+    assert workers == Workers(4, 4, True, 1)
+    assert word == "4 of 8 GPUs stay idle: there are too few CPUs beside them"
     with pytest.raises(UserError, match="there is room for 4"):
         choose_workers((5, 5), "auto", Config())
+    pretend(monkeypatch, [(4, 4)])
+    assert choose_workers(None, "auto", Config())[0] == Workers(2, 2, True, 1)
     pretend(monkeypatch, [(0, 1)])
     with pytest.raises(UserError, match="more than the 1 there are"):
         choose_workers((1, 1), "auto", Config())

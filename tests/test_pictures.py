@@ -624,8 +624,12 @@ class TestExpand:
             (Path("shots/a.png"), Path("a.png")),
             (Path("shots/b.JPG"), Path("b.JPG")),
         ]
-        with pytest.raises(UserError, match="would be overwritten"):
-            expand(["shots"], Path("shots"))
+        assert expand(["shots/**/*.tiff"], Path("shots")) == expand(["shots/**/*.tiff"])
+        for above in (Path(), Path("shots")):
+            assert expand(["shots/day 1"], above) == expand(["shots/day 1"])
+        for inputs in ("shots", "shots/*.*"):
+            with pytest.raises(UserError, match="would be overwritten"):
+                expand([inputs], Path("shots"))
 
     def test_absolute_pattern(self, tmp_path: Path) -> None:
         assert expand([f"{tmp_path}/other/a*"]) == [(tmp_path / "other/a.png", Path("a.png"))]
