@@ -152,8 +152,8 @@ def show(found: "Search", best: "Trial", threads: int, screen: Console) -> None:
     screen.print(f"the best, trial {best.number}: {spell(best.changes)}", soft_wrap=True)
     screen.print(f"train with it: python jobs/train.py --config {config}", soft_wrap=True)
     screen.print(
-        f"it has the trial's {found.config.optim.epochs} epochs and {threads} CPU threads a "
-        "worker; --epochs and --threads change them",
+        f"it has the trial's --epochs {found.config.optim.epochs} and --threads {threads}; give "
+        "others to change them",
         soft_wrap=True,
     )
 
