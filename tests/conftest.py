@@ -39,6 +39,15 @@ SMALL = {
 }
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip the tests marked gpu where torch sees no GPU."""
+    if item.get_closest_marker("gpu") is not None:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs an NVIDIA GPU")
+
+
 def draw(seed: int, height: int = 48, width: int = 64) -> NDArray[np.uint8]:
     """A picture that can be learnt: a few smooth waves of colour."""
     rng = np.random.default_rng(seed)
