@@ -6,8 +6,12 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-VERSION = 1  # of how training noise is made: the same seed and version, the same noise
+from raydae.random_numbers import BLOCK_WORDS, FIRST_BLOCK
+
+VERSION = 2  # of how training noise is made: the same seed and version, the same noise
 SCALE = 4096  # of int16 pixels: from -8 to 8 in steps of a sixteenth of a grey level
+SAMPLE_DRAWS = BLOCK_WORDS  # random words of a sample before its noise: place, orientation, sigma
+FIRST_NOISE_BLOCK = FIRST_BLOCK + SAMPLE_DRAWS // BLOCK_WORDS
 
 
 def add_noise(
@@ -37,7 +41,7 @@ def add_noise(
     halves = half_normals().take(bits[: 2 * size], mode="clip")  # no index is out of range
     noisy = halves[:size]
     noisy += halves[size:]
-    noisy *= np.float32(sigma * SCALE / 255)
+    noisy *= np.float32(sigma) * np.float32(SCALE / 255)
     noisy += clean.reshape(-1) * np.float32(SCALE / 255)
     if out is None:
         out = np.empty(clean.shape, np.int16)
@@ -51,6 +55,23 @@ def half_normals() -> NDArray[np.float32]:
     upper = np.array([normal.inv_cdf((i + 0.5) / 2**16) for i in range(2**15, 2**16)])
     upper *= np.sqrt(0.5 / np.mean(upper**2))  # what is cut off at the ends is made up for
     return np.concatenate([-upper[::-1], upper]).astype(np.float32)
+
+
+def sample_noise(
+    rng: np.random.Generator, clean: NDArray[np.uint8], sigma: float
+) -> NDArray[np.int16]:
+    """The noise of a training sample whose crop and sigma are known already.
+
+    Args:
+        rng: the sample's generator, at its start.
+        clean: uint8, the sample's clean patch.
+        sigma: standard deviation, 0-255 scale.
+
+    Returns:
+        As `add_noise`.
+    """
+    rng.bit_generator.random_raw(SAMPLE_DRAWS)
+    return add_noise(rng, clean, sigma)
 
 
 def evaluation_noise(clean: NDArray[np.uint8], sigma: float) -> NDArray[np.float32]:

@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from raydae.config import Config
 from raydae.errors import UserError
 from raydae.images import ImageFile, read_image
-from raydae.noise import add_noise
+from raydae.noise import SAMPLE_DRAWS, add_noise
+from raydae.random_numbers import ORDER, SAMPLE, Generators, generator
 
-ORDER, SAMPLE = 0, 1  # what a generator is for: never share a stream between the two
 CACHE_BYTES = 512 * 2**20  # decoded images that a process keeps: BSDS500's training set has 93 MB
 PIXEL = "V3"  # three bytes that are copied as one, twice as fast
 PADDING = -1  # the index of a row that only fills up a share
@@ -36,12 +36,6 @@ PADDING = -1  # the index of a row that only fills up a share
 
 class UnreadableError(OSError):
     """Not one image of the training set could be read."""
-
-
-def generator(seed: int, purpose: int, number: int) -> np.random.Generator:
-    """The random generator that belongs to (seed, purpose, number); SFC64 is numpy's fastest."""
-    entropy = np.random.SeedSequence(seed, spawn_key=(purpose, number))
-    return np.random.Generator(np.random.SFC64(entropy))
 
 
 @dataclass(frozen=True)
@@ -158,6 +152,7 @@ class Samples:
         indices, unreadable = np.full(n, PADDING, np.int64), np.full(n, -1, np.int32)
         clean, sigma = np.empty(shape, np.uint8), np.zeros(n, np.float32)
         noisy = np.empty(shape, np.int16) if self.noisy else None
+        generators = Generators(self.seed, SAMPLE)
         for number, share in enumerate(shares):
             padding = slice(number * rows + len(share), (number + 1) * rows)
             clean[padding] = 0
@@ -167,7 +162,7 @@ class Samples:
                 if index == share[0] or index % self.crops_per_visit == 0:
                     image, replaced = self._visit(index // self.crops_per_visit)
                 indices[row], unreadable[row] = index, replaced
-                rng = generator(self.seed, SAMPLE, index)
+                rng = generators[index]
                 sigma[row] = level = self._crop(rng, image, clean[row])
                 if noisy is not None:
                     add_noise(rng, clean[row], level, out=noisy[row])
@@ -179,7 +174,7 @@ class Samples:
     ) -> float:
         """Writes a sample's clean patch into `clean`; returns its sigma."""
         size = self.patch_size
-        down, right, side, level = rng.random(4).tolist()
+        down, right, side, level = rng.random(SAMPLE_DRAWS).tolist()
         y = int(down * (image.shape[0] - size + 1))
         x = int(right * (image.shape[1] - size + 1))
         flip, turn = divmod(int(side * 8), 4)

@@ -20,11 +20,10 @@ import numpy as np
 
 from raydae.config import Config, flatten
 from raydae.errors import UserError
-from raydae.samples import generator
+from raydae.random_numbers import SEARCH, generator
 
 ATTEMPTS = 100  # to draw values that go together
 FIXED = ("optim.epochs", "data.path", "data.protocol", "threads", "init", "noise.version")
-SEARCH = 2  # what a generator is for, beside ORDER and SAMPLE of raydae.samples
 Kind = Literal["log", "uniform", "int", "range", "choice"]
 Value = str | int | float
 

@@ -5,9 +5,9 @@ import pytest
 from scipy import stats
 
 from raydae.noise import SCALE, add_noise, evaluation_noise, half_normals
-from raydae.samples import generator
+from raydae.random_numbers import generator
 
-EXPECTED = "1170afe649281d5cf10b2cde574c1d60719eb539228640f1a237f3627516f6fa"
+EXPECTED = "f5c77f76c64260c073f6db8e12d2bd5d527428f015183a038ff44872007a3acb"
 
 
 def test_noise_is_gaussian_and_of_the_level_asked_for() -> None:
