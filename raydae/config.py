@@ -187,6 +187,8 @@ class Config:
     """Seed of the weights, the patches and the noise."""
     precision: Precision = "auto"
     """Arithmetic; auto: bf16 where faster."""
+    deterministic: bool = False
+    """The same bits in every run on the same GPU; slower."""
     threads: int | None = None
     """CPU threads of a worker; none: its share."""
 
@@ -402,6 +404,6 @@ def _coerce(name: str, kind: Any, value: Any) -> Any:
         return format(value, ".12g")
     if kind is float and number:
         return float(value)
-    if isinstance(value, kind) and not isinstance(value, bool):
+    if isinstance(value, kind) and isinstance(value, bool) == (kind is bool):
         return value
     raise UserError(f"{name} must be {kind.__name__}, not {value!r}")

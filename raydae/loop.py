@@ -8,21 +8,19 @@ all-reduce every half second or so, which also carries the losses: between two o
 makes them wait for each other but the gradients.
 """
 
-import copy
 import dataclasses
 import json
 import math
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from raydae.config import Config
 from raydae.errors import UserError
@@ -39,15 +37,14 @@ from raydae.modelfile import (
     unpack_optimizer,
 )
 from raydae.models import build
-from raydae.noise import SCALE, evaluation_noise
-from raydae.optim import average, learning_rate, loss_of, make_optimizer
-from raydae.philox import add_noise
-from raydae.restore import Denoiser, autocast, channels_last
+from raydae.noise import evaluation_noise
+from raydae.optim import learning_rate
+from raydae.restore import Denoiser
 from raydae.runs import Checkpoints, Outcome, Progress, Status
 from raydae.samples import Schedule
+from raydae.step import Batch, TrainStep
 from raydae.storage import Folder, first_line
 
-Batch = Mapping[str, NDArray[Any]]
 AGREE_SECONDS = 0.5  # between two agreements of the workers; a stop waits no longer than that
 MOST_STEPS = 64  # likewise
 LOOK_SECONDS = 5.0  # between two looks for machines about to go
@@ -126,6 +123,10 @@ def train(
     Raises:
         RuntimeError: the stream brought other samples than the step's.
     """
+    if config.deterministic:
+        _make_deterministic()
+    else:
+        torch.backends.cudnn.benchmark = True  # shapes never change; seconds for each of them
     # Dead filters leave numbers below 1e-38 in Muon's products, which are slow to multiply: its
     # steps took half of the time, and now a twelfth. Torch's threads, started later, inherit this.
     torch.set_flush_denormal(True)
@@ -136,6 +137,20 @@ def train(
     except UserError as error:
         return Outcome("failed", str(error))
     return run.train(batches, checkpoint_minutes * 60)
+
+
+def _make_deterministic() -> None:
+    """Let a GPU compute the same bits in every run of this process's kind.
+
+    cuBLAS reads its variable when it is first used. Some operations that torch warns of add up in
+    any order, among them the gradient of max pooling, but dae's windows do not overlap: each of
+    its sums has one summand.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Nothing here reads memory that it has not written.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # torch's
+    torch.backends.cudnn.benchmark = False
 
 
 class _Seconds:
@@ -149,24 +164,24 @@ class _Seconds:
         self.cuda = device.type == "cuda"
         self.waiting, self.computing = 0.0, 0.0
         self._spans: list[tuple[Any, Any]] = []
+        self._began: Any = None
 
-    def now(self) -> Any:
-        """A moment on the worker's device."""
-        if not self.cuda:
-            return time.monotonic()
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch's
-        event.record()
-        return event
+    def start(self, *_: object) -> None:
+        """Begin a span of computing."""
+        self._began = self._now()
 
-    def add(self, start: Any, end: Any) -> None:
-        """Counts a span of computing between two moments."""
+    def stop(self, *_: object) -> None:
+        """End the span; without one, do nothing."""
+        if self._began is None:
+            return
         if self.cuda:
-            self._spans.append((start, end))
+            self._spans.append((self._began, self._now()))
         else:
-            self.computing += end - start
+            self.computing += self._now() - self._began
+        self._began = None
 
     def settle(self) -> None:
-        """Counts what a GPU has computed; call it where the CPU has waited for it anyway."""
+        """Count what a GPU has computed; call it where the CPU has waited for it anyway."""
         self.computing += sum(start.elapsed_time(end) / 1000 for start, end in self._spans)
         self._spans = []
 
@@ -174,6 +189,14 @@ class _Seconds:
         """For the history."""
         waiting, computing = round(self.waiting, 3), round(self.computing, 3)
         return {"place": place, "waited_for_data_s": waiting, "computed_s": computing}
+
+    def _now(self) -> Any:
+        """A moment on the worker's device."""
+        if not self.cuda:
+            return time.monotonic()
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch's
+        event.record()
+        return event
 
 
 class _Run:
@@ -205,27 +228,27 @@ class _Run:
             if info.model != config.model:
                 raise UserError(f"{config.init} holds {info.model}, not {config.model}")
             self.progress.inherited = list(info.train_hashes)
-        self.network = channels_last(network, context.device).train()
-        self.optimizer = make_optimizer(config.optim, self.network)
-        # The network that is judged and kept: the averaged weights where there are such.
-        self.judged = copy.deepcopy(self.network) if config.optim.ema else self.network
+        self.train_step = TrainStep(
+            config, network, self.schedule, context.device, self.precision, context.workers
+        )
+        self.network, self.ema_model = self.train_step.network, self.train_step.ema_model
         if files:
             try:
-                self.network.load_state_dict(unpack(files["model.safetensors"]))
-                self.optimizer.load_state_dict(unpack_optimizer(files["optimizer.safetensors"]))
+                self.train_step.load(
+                    unpack(files["model.safetensors"]),
+                    unpack_optimizer(files["optimizer.safetensors"]),
+                )
                 if config.optim.ema:
-                    self.judged.load_state_dict(unpack(files["averaged.safetensors"]))
+                    self.ema_model.load_state_dict(unpack(files["averaged.safetensors"]))
             except BAD_CONTENT as error:
                 raise UserError(
                     f"{self.checkpoints.folder} holds checkpoints of another network "
                     f"({first_line(error)}); choose another --name, or begin anew with --restart"
                 ) from None
-        self.forward: nn.Module = self.network
-        self.computed: Any = None  # when this worker's own gradients of a step were ready
-        if context.workers > 1:
+        if context.workers > 1:  # the exchange of gradients is not computing
             first = next(self.network.parameters())  # whose gradient comes last
-            first.register_post_accumulate_grad_hook(self._on_last_gradient)  # type: ignore[no-untyped-call]  # torch's
-            self.forward = DistributedDataParallel(self.network, gradient_as_bucket_view=True)
+            first.register_post_accumulate_grad_hook(lambda _: self.seconds.stop())  # type: ignore[no-untyped-call]  # torch's
+            self.train_step.optimizer.register_step_pre_hook(lambda *_: self.seconds.start())
 
     def train(self, batches: Callable[[int], Iterator[Batch]], checkpoint_s: float) -> Outcome:
         """Steps until the run is done, is stopped, or cannot go on."""
@@ -238,7 +261,7 @@ class _Run:
             before = time.monotonic()
             batch = next(stream)
             self.seconds.waiting += time.monotonic() - before
-            self._train_step(batch)
+            self._take_step(batch)
             epoch_ends = self.step == schedule.end_of_epoch(schedule.epoch_of(self.step - 1))
             now = time.monotonic()
             later = now < agreed + AGREE_SECONDS if alone else self.step < agree_at
@@ -274,7 +297,7 @@ class _Run:
             self.context.tell(self._status())
         return Outcome("finished") if problem is None else Outcome("failed", problem)
 
-    def _train_step(self, batch: Batch) -> None:
+    def _take_step(self, batch: Batch) -> None:
         """One optimizer step on this worker's share of the next step."""
         share = self.schedule.share(self.step, self.context.rank, self.context.workers)
         rows = len(share)
@@ -282,52 +305,11 @@ class _Run:
             raise RuntimeError(f"the stream brought sample {batch['index'][0]}, not {share[0]}")
         replaced = batch["unreadable"][:rows]
         self.unreadable.update(self.sets.train[number].name for number in replaced[replaced >= 0])
-        clean, noisy = self._patches({name: column[:rows] for name, column in batch.items()})
-
-        started = self.seconds.now()
-        optim = self.config.optim
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(optim, self.step, self.schedule.steps)
-        self.optimizer.zero_grad(set_to_none=True)
-        with autocast(self.context.device, self.precision):
-            denoised = self.forward(noisy)
-        # Each share weighs by its rows, and DDP's mean over the workers becomes a sum.
-        loss = loss_of(optim.loss, denoised.float(), clean, noisy)
-        loss = loss * (rows / self.schedule.batch_size)
-        torch.autograd.backward(loss * self.context.workers)
-        if self.computed is not None:
-            self.seconds.add(started, self.computed)
-            started = self.seconds.now()
-        if optim.clip is not None:
-            nn.utils.clip_grad_norm_(self.network.parameters(), optim.clip)
-        self.optimizer.step()
-        if optim.ema:
-            average(self.judged, self.network, optim.ema, self.step)
-        self.losses.append(loss.detach())
+        self.seconds.start()
+        loss = self.train_step({name: column[:rows] for name, column in batch.items()}, self.step)
+        self.seconds.stop()
+        self.losses.append(loss)
         self.step += 1
-        self.seconds.add(started, self.seconds.now())
-
-    def _on_last_gradient(self, parameter: Tensor) -> None:
-        self.computed = self.seconds.now()
-
-    def _patches(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The clean and the noisy patches of a share, without padding: (n, 3, h, w), float32.
-
-        They are channels_last, as torch calls the order that the bytes have.
-        """
-        clean = self._to_device(batch["clean"])
-        if "noisy" in batch:
-            noisy = self._to_device(batch["noisy"]).float() / SCALE
-        else:
-            sigma, first = self._to_device(batch["sigma"]), int(batch["index"][0])
-            noisy = add_noise(clean, sigma, first, self.config.seed)
-        return (clean.float() / 255).permute(0, 3, 1, 2), noisy.permute(0, 3, 1, 2)
-
-    def _to_device(self, column: NDArray[Any]) -> Tensor:
-        tensor = torch.from_numpy(column.copy())  # blocks are shared memory, not to be written to
-        if self.context.device.type == "cuda":
-            tensor = tensor.pin_memory().to(self.context.device, non_blocking=True)
-        return tensor
 
     def _agree(self, checkpoint_s: float, gap: int) -> tuple[bool, bool, int, list[float]]:
         """What all workers do next, by rank 0's word, and the losses since the last agreement.
@@ -395,16 +377,16 @@ class _Run:
             progress.best_psnr = None if math.isnan(val_psnr) else val_psnr
             progress.best_epoch = progress.history[-1]["epoch"]
             self.best = {
-                name: value.cpu().clone() for name, value in self.judged.state_dict().items()
+                name: value.cpu().clone() for name, value in self.ema_model.state_dict().items()
             }
 
     def _validate(self) -> tuple[float, float]:
         """Mean PSNR (dB) and SSIM over the validation images, shared out among the workers."""
         if self.context.workers > 1:
             # Batch statistics differ between the workers until the next step; rank 0's are saved.
-            for buffer in self.judged.buffers():
+            for buffer in self.ema_model.buffers():
                 dist.broadcast(buffer, src=0)
-        denoise = Denoiser(self.judged, self.context.device, self.precision)
+        denoise = Denoiser(self.ema_model, self.context.device, self.precision)
         sums = np.zeros(3)
         images = spread_over(self.sets.val, self.config.validation.images)
         for file in images[self.context.rank :: self.context.workers]:
@@ -434,10 +416,10 @@ class _Run:
         self.progress.unreadable = sorted(self.unreadable)
         files = {
             "model.safetensors": pack(self.network.state_dict()),
-            "optimizer.safetensors": pack_optimizer(self.optimizer.state_dict()),
+            "optimizer.safetensors": pack_optimizer(self.train_step.optimizer.state_dict()),
         }
         if self.config.optim.ema:
-            files["averaged.safetensors"] = pack(self.judged.state_dict())
+            files["averaged.safetensors"] = pack(self.ema_model.state_dict())
         if self.best is not None:
             files["best.safetensors"] = pack(self.best)
         self.checkpoints.save(self.progress, files)
@@ -452,7 +434,7 @@ class _Run:
         self._write_history()
         assert self.best is not None  # an epoch was done
         for name, weights, epoch in (
-            ("last.safetensors", self.judged.state_dict(), len(self.progress.history)),
+            ("last.safetensors", self.ema_model.state_dict(), len(self.progress.history)),
             ("model.safetensors", self.best, self.progress.best_epoch),
         ):
             self.folder.write(name, model_of(self.progress, self.sets, weights, epoch))

@@ -79,7 +79,11 @@ def pack_optimizer(state: dict[str, Any]) -> bytes:
                 turned.append(name)
             else:
                 tensors[name] = value
-    rest = {"groups": state["param_groups"], "numbers": numbers, "channels_last": turned}
+    groups = [  # a learning rate that a CUDA graph reads is a tensor
+        {key: value.item() if isinstance(value, Tensor) else value for key, value in group.items()}
+        for group in state["param_groups"]
+    ]
+    rest = {"groups": groups, "numbers": numbers, "channels_last": turned}
     return pack(tensors, {"optimizer": json.dumps(rest)})
 
 

@@ -31,7 +31,7 @@ from raydae.images import ImageFile, ImageSets, find_images
 from raydae.loop import Context, resolve_precision, train
 from raydae.models import build
 from raydae.noise import SCALE
-from raydae.optim import loss_of, make_optimizer
+from raydae.optim import compute_loss, make_optimizer
 from raydae.restore import autocast, channels_last
 from raydae.runs import Status
 from raydae.samples import Samples, Schedule
@@ -86,7 +86,7 @@ def plain(config: Config, images: tuple[ImageFile, ...]) -> Iterator[None]:
     loader = DataLoader(patches, config.optim.batch_size, shuffle=True, num_workers=LOADERS)
     for noisy, clean in itertools.chain.from_iterable(itertools.repeat(loader)):
         optimizer.zero_grad()
-        loss = loss_of(config.optim.loss, network(noisy), clean, noisy)
+        loss = compute_loss(config.optim.loss, network(noisy), clean, noisy)
         torch.autograd.backward(loss)
         optimizer.step()
         loss.item()
@@ -106,7 +106,7 @@ def tricks(config: Config, images: tuple[ImageFile, ...]) -> Iterator[None]:
         optimizer.zero_grad(set_to_none=True)
         with autocast(CPU, precision):
             denoised = network(noisy)
-        loss = loss_of(config.optim.loss, denoised.float(), clean, noisy)
+        loss = compute_loss(config.optim.loss, denoised.float(), clean, noisy)
         torch.autograd.backward(loss)
         optimizer.step()
         yield

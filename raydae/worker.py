@@ -22,8 +22,9 @@ import torch.distributed as dist
 from raydae.cluster import not_shared
 from raydae.config import Config
 from raydae.images import ImageSets
-from raydae.loop import Batch, Context, train
+from raydae.loop import Context, train
 from raydae.runs import Outcome, Status, claim_of
+from raydae.step import Batch
 from raydae.storage import Folder, cause_of, first_line
 
 

@@ -19,6 +19,7 @@ from raydae.loop import Context, resolve_precision, train
 from raydae.modelfile import load_model, unpack
 from raydae.runs import Checkpoints, Outcome, Progress, Status
 from raydae.samples import Samples, Schedule, shares
+from raydae.step import Batch
 from raydae.storage import Folder
 
 
@@ -105,15 +106,17 @@ def test_every_part_of_a_recipe_resumes_exactly(
     assert history(tmp_path / "whole") == history(tmp_path / "parts")
 
 
-def test_noise_made_on_the_device_is_that_of_the_level(config: Config, sets: ImageSets) -> None:
-    config = config.override({"noise.on": "device", "noise.sigma": "50"})
-    worker = loop._Run(config, sets, Folder.of("/nowhere"), Context())
-    samples = Samples.of(config, sets.train)
-    clean, noisy = worker._patches(samples.block([range(200, 232)], 32))
-    assert clean.shape == noisy.shape == (32, 3, 16, 16)
-    assert torch.equal(clean[5], worker._patches(samples.block([range(205, 206)], 1))[0][0])
-    assert torch.equal(noisy[5], worker._patches(samples.block([range(205, 206)], 1))[1][0])
-    assert float((noisy - clean).std()) * 255 == pytest.approx(50, rel=0.01)
+def test_where_noise_is_made_changes_nothing(
+    config: Config, sets: ImageSets, tmp_path: Path
+) -> None:
+    config = config.override({"noise.sigma": "5:50"})
+    run(config, sets, tmp_path / "cpu")
+    run(config.override({"noise.on": "device"}), sets, tmp_path / "device")
+    assert history(tmp_path / "cpu") == history(tmp_path / "device")
+    ours, theirs = (
+        unpack((tmp_path / d / "last.safetensors").read_bytes()) for d in ("cpu", "device")
+    )
+    assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
 
 
 def test_the_averaged_weights_are_kept(config: Config, sets: ImageSets, tmp_path: Path) -> None:
@@ -216,7 +219,7 @@ def test_a_stream_that_brings_other_samples_is_an_error(
 ) -> None:
     samples, schedule = Samples.of(config, sets.train), Schedule.of(config, len(sets.train))
 
-    def late(start: int) -> Iterator[loop.Batch]:
+    def late(start: int) -> Iterator[Batch]:
         return shares(samples, schedule, start + 1)
 
     with pytest.raises(RuntimeError, match="brought sample 8, not 0"):

@@ -121,10 +121,9 @@ def test_the_released_model_says_what_it_is() -> None:
     assert RELEASED.stat().st_size < 10e6
     _, info = load_model("released")
     assert info.model.name == "unet"
-    config = Config.from_dict(info.config)
-    assert config.noise.sigma == "0:55"
-    assert config.data.protocol == "cbsd68"
-    assert config.data.path is None, "anyone can train it again"
+    assert info.config["noise"]["sigma"] == "0:55"
+    assert info.protocol == "cbsd68"
+    assert info.config["data"]["path"] is None, "anyone can train it again"
     assert len(set(info.train_hashes)) == 400
 
 

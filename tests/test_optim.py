@@ -5,14 +5,22 @@ import torch
 from torch import nn
 
 from raydae.config import OptimConfig
-from raydae.optim import Muon, average, learning_rate, loss_of, make_optimizer, orthogonalise
+from raydae.optim import (
+    Muon,
+    compute_loss,
+    ema_weight,
+    learning_rate,
+    make_optimizer,
+    orthogonalise,
+    update_ema,
+)
 
 
 def test_losses_by_hand() -> None:
     denoised, clean = torch.tensor([0.1, 0.5, 0.0]), torch.tensor([0.0, 0.7, 0.0])
 
     def loss(kind: str) -> float:
-        return loss_of(kind, denoised, clean, clean).item()
+        return compute_loss(kind, denoised, clean, clean).item()
 
     assert loss("mse") == pytest.approx(0.05 / 3)
     assert loss("l1") == pytest.approx(0.1)
@@ -26,7 +34,7 @@ def test_the_relative_loss_weighs_each_patch_by_its_noise() -> None:
     noisy = clean + torch.tensor([-1.0, 1.0]).repeat(96).view(1, 3, 8, 8) * sigma / 255
     denoised = clean + torch.tensor([5.0, 10.0]).view(2, 1, 1, 1) / 255
     by_hand = ((5 / (15 + 10)) ** 2 + (10 / (40 + 10)) ** 2) / 2
-    assert loss_of("relative", denoised, clean, noisy).item() == pytest.approx(by_hand)
+    assert compute_loss("relative", denoised, clean, noisy).item() == pytest.approx(by_hand)
 
 
 def test_the_learning_rate_rises_then_falls_to_zero() -> None:
@@ -44,11 +52,11 @@ def test_averaged_weights_are_the_average_and_counts_are_copied() -> None:
     network, averaged = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
     nn.init.normal_(network.weight)
     network(torch.randn(4, 2))
-    average(averaged, network, 0.9, step=1000)
+    update_ema(averaged, network, ema_weight(0.9, 1000))
     torch.testing.assert_close(averaged.weight, 0.9 + 0.1 * network.weight)
     assert averaged.num_batches_tracked == network.num_batches_tracked == 1
     for step in range(300):
-        average(averaged, network, 0.9, step)
+        update_ema(averaged, network, torch.tensor(ema_weight(0.9, step)))
     torch.testing.assert_close(averaged.weight, network.weight)
 
 
@@ -63,9 +71,9 @@ def test_weight_decay_is_by_the_learning_rate() -> None:
 
 def test_orthogonalised_matrices_have_singular_values_about_one() -> None:
     torch.manual_seed(0)
-    for shape in ((3, 8, 72), (2, 64, 9), (2, 16, 48)):
-        matrices = torch.randn(shape)
-        result = orthogonalise(matrices)
+    batches = [torch.randn(shape) for shape in ((3, 8, 72), (2, 64, 9), (2, 16, 48), (1, 90, 8))]
+    for matrices, result in zip(batches, orthogonalise(batches), strict=True):
+        assert result.shape == matrices.shape
         values = torch.linalg.svdvals(result)
         assert 0.6 < values.min() <= values.max() < 1.3
         left, _, right = torch.linalg.svd(matrices, full_matrices=False)
