@@ -31,7 +31,7 @@ def test_help_has_a_line_for_each_setting_with_its_default(
     lines = help_of(capsys, monkeypatch, Launch)
     for name, value in flatten(Config().to_dict()):
         (line,) = [line for line in lines if f"--{name.replace('_', '-')} " in line]
-        spelt = {None: "none", False: "off"}.get(value, str(value))
+        spelt = "none" if value is None else "off" if value is False else str(value)
         assert line.split()[-1] == spelt
         assert line.startswith("  --")
     assert sum(line.startswith("  ") for line in lines) == len(
