@@ -56,7 +56,8 @@ def main() -> int:
             raise UserError(f"{target} would be overwritten; choose another --out")
     cli.check_writable(Folder.of(args.out), args.out)
 
-    load(model)  # a bad one is refused here rather than in every worker
+    # A bad one is refused here rather than in every worker; the GPUs are left to the workers.
+    load(model, device="cpu")
     screen = console.make_console()
     failed: list[str] = []
     with console.counting(screen, "denoising") as progress:

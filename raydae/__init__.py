@@ -20,12 +20,12 @@ __version__ = "0.1.0"
 def load(
     path: str | Path = "released", device: str | None = None, ensemble: bool = False
 ) -> "Denoiser":
-    """A trained model as a function of images.
+    """Return a trained model as a function of images.
 
     Args:
         path: a `model.safetensors` that raydae wrote, a local path or a URI; `released`: the model
             that comes with raydae, for any noise of sigma 0 to 55.
-        device: as torch names it; none: a GPU where there is one.
+        device: as torch names it; none: a GPU where there is one, in tiles sized by its memory.
         ensemble: average over the eight flips and turns, in eight times the time.
 
     Returns:

@@ -79,9 +79,10 @@ def evaluate(
     compare: bool = False,
     here: bool = False,
 ) -> tuple[list[Score], list[str]]:
-    """Scores a model file on images, in float32, spread over Ray's workers.
+    """Score a model file on images, in float32 (not TF32), spread over Ray's workers.
 
-    Ray must run, unless it is done here.
+    Workers use a GPU where Ray has any, and score as the CPU does. Ray must run, unless it is
+    done here.
 
     Args:
         model: path or URI of the model file, seen by all nodes, or `released`.

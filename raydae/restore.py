@@ -1,7 +1,8 @@
-"""Denoise an image of any size: pad, cut into tiles."""
+"""Denoise an image of any size: pad it, cut it into tiles, size the tiles by the GPU's memory."""
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import numpy as np
@@ -10,15 +11,24 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 N = TypeVar("N", bound=nn.Module)
-TILE = 2560  # pixels a side: 1.0 GiB with the released network, 3.2 GiB with the plain autoencoder
+# Sides of square tiles, in pixels.
+TILE = 2560  # on the CPU: 1.0 GiB with the released network, 3.2 GiB with the plain autoencoder
+PROBE = 1024  # on a GPU: larger images are cut by memory, which a tile of this size measures
+MAX_TILE = 4096  # on a GPU: 64 channels stay below 2**31 values, the limit of cuDNN's fast kernels
+MIN_TILE = 128  # after running out of memory
+MEMORY_FRACTION = 0.5  # of a GPU's free memory: the rest is for fragments and for other processes
 
 
 class Denoiser:
     """A network as a function of images.
 
-    An image up to a tile's area is denoised whole, a larger one in tiles. Each sees the network's
-    `margin` beyond its edges, so that the result is that of the whole image and there are no seams.
-    Memory is that of the image, the result and one tile.
+    An image up to a tile's area is denoised whole, a larger one in tiles. Each tile sees the
+    network's `margin` beyond its edges, so the result equals that of the whole image, without
+    seams. Memory is that of the image, the result and one tile.
+
+    On a GPU the tiles are sized by its free memory, measured at the first image of more than
+    PROBE**2 pixels; this resets torch's peak memory statistics. An image that runs out of GPU
+    memory is denoised again in tiles of half the area, which later images keep.
     """
 
     def __init__(
@@ -26,30 +36,36 @@ class Denoiser:
         network: nn.Module,
         device: str | torch.device = "cpu",
         precision: str = "fp32",
-        tile: int = TILE,
+        tile: int | None = None,
         ensemble: bool = False,
     ) -> None:
-        """Moves the network to the device.
+        """Move the network to the device.
 
         Args:
             network: (n, 3, h, w) on [0, 1] to the same.
             device: as torch names it.
-            precision: `fp32` or `bf16`.
-            tile: pixels a side of a square, whose area is a tile's at most, its margin aside.
-            ensemble: average the answers to the eight flips and turns of each tile (Timofte et al.
-                2016), in eight times the time.
+            precision: `fp32`, `bf16` or `fp16`. `fp32` excludes TF32, so that a GPU's results
+                equal the CPU's.
+            tile: pixels a side of a square whose area is a tile's at most, its margin aside; none:
+                by free memory on a GPU, else TILE.
+            ensemble: average the results of the eight flips and rotations of each tile (Timofte et
+                al. 2016), in eight times the time.
+
+        Raises:
+            ValueError: another precision.
         """
-        self.ensemble = ensemble
-        self.network = channels_last(network, torch.device(device))
         self.device = torch.device(device)
         self.precision = precision
+        autocast(self.device, precision)  # raises for an unknown precision
+        self.network = channels_last(network, self.device)
+        self.ensemble = ensemble
         self.multiple = int(getattr(network, "multiple", 1))
         # Rounded up, it keeps a tile on the network's grid.
         self.margin = _round_up(int(getattr(network, "margin", 0)), self.multiple)
-        self.tile = tile
+        self.tile = TILE if tile is None and self.device.type != "cuda" else tile
 
     def __call__(self, image: NDArray[Any]) -> NDArray[Any]:
-        """Denoises an image.
+        """Denoise an image.
 
         Args:
             image: HxWx3 (RGB) or HxW (grey); uint8, or floating point on the [0, 1] scale, which
@@ -60,6 +76,7 @@ class Denoiser:
 
         Raises:
             ValueError: another shape or dtype, or an empty image.
+            torch.OutOfMemoryError: the GPU has no memory even for a tile of MIN_TILE a side.
         """
         kind = image.dtype
         if not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)) or image.size == 0:
@@ -67,26 +84,70 @@ class Denoiser:
         if kind != np.uint8 and not np.issubdtype(kind, np.floating):
             raise ValueError(f"an image is uint8, or floating point on [0, 1], not {kind}")
         result = np.empty_like(image, order="C")
+        exact = self.device.type == "cuda" and self.precision == "fp32"
         was_training = self.network.training
         self.network.eval()
         try:
-            for y, x in self._tiles(*image.shape[:2]):
-                result[y.start : y.stop, x.start : x.stop] = self._forward(image, y, x)
+            with ieee_convolutions() if exact else nullcontext():
+                if self.tile is None and image.shape[0] * image.shape[1] > PROBE**2:
+                    self._size_tile()
+                self._fill(result, image)
         finally:
             self.network.train(was_training)
         return result
 
-    def _tiles(self, height: int, width: int) -> Iterator[tuple[range, range]]:
-        """Rows and columns of each tile: of all even cuts that with the least overlap."""
+    def _size_tile(self) -> None:
+        """Size the tiles by the GPU's free memory and the bytes that a pixel takes."""
+        probe = np.zeros((PROBE, PROBE, 3), np.float32)
+        used = _peak_memory(self.device, lambda: self._fill(np.empty_like(probe), probe))
+        if self.tile is None:  # else the probe ran out of memory, which sized them
+            pixels = int(MEMORY_FRACTION * _free_memory(self.device) / max(used, 1) * PROBE**2)
+            side = math.isqrt(pixels) - 2 * self.margin
+            self.tile = min(max(side, MIN_TILE), MAX_TILE)
+
+    def _fill(self, result: NDArray[Any], image: NDArray[Any]) -> None:
+        """Denoise an image into `result`, in smaller tiles after each lack of GPU memory."""
+        while (area := self._try_tiles(result, image)) is not None:
+            # Here the error is gone, and with it the tensors that its traceback held.
+            torch.cuda.empty_cache()
+            self.tile = max(math.isqrt(area // 2), MIN_TILE)
+
+    def _try_tiles(self, result: NDArray[Any], image: NDArray[Any]) -> int | None:
+        """Denoise an image into `result`, tile by tile.
+
+        Returns:
+            None when done; the pixels of the tile that found no GPU memory.
+
+        Raises:
+            torch.OutOfMemoryError: the tiles are as small as they get.
+        """
+        tile = self.tile or PROBE
+        height, width = image.shape[:2]
+        area = 0
+        try:
+            for y, x in self._tiles(height, width, tile):
+                area = min(len(y) * len(x), tile**2)  # rounding can make a tile larger than asked
+                result[y.start : y.stop, x.start : x.stop] = self._denoise_tile(image, y, x)
+        except torch.OutOfMemoryError as error:
+            if area <= MIN_TILE**2:
+                raise torch.OutOfMemoryError(
+                    f"{self.device} has too little free memory for a tile of {area} pixels; "
+                    "end other programs that use it, or denoise on the CPU"
+                ) from error
+            return area
+        return None
+
+    def _tiles(self, height: int, width: int, tile: int) -> Iterator[tuple[range, range]]:
+        """Yield the rows and columns of each tile, cut evenly and with the least overlap."""
 
         def cut(rows: int) -> tuple[int, int]:
-            """Height and width of the tiles, cut into so many rows."""
+            """Return height and width of the tiles, cut into so many rows."""
             high = _round_up(-(-height // rows), self.multiple)
-            columns = -(-high * width // self.tile**2)
+            columns = -(-high * width // tile**2)
             return high, _round_up(-(-width // columns), self.multiple)
 
         def cost(size: tuple[int, int]) -> int:
-            """Pixels that all tiles see together."""
+            """Return the pixels that all tiles see together."""
             down, right = ((n - 1) // part for n, part in zip((height, width), size, strict=True))
             return (height + 2 * self.margin * down) * (width + 2 * self.margin * right)
 
@@ -95,8 +156,8 @@ class Denoiser:
             for x in range(0, width, wide):
                 yield range(y, min(y + high, height)), range(x, min(x + wide, width))
 
-    def _forward(self, image: NDArray[Any], y: range, x: range) -> NDArray[Any]:
-        """The answer for a part of the image, uint8 where that is, else float32."""
+    def _denoise_tile(self, image: NDArray[Any], y: range, x: range) -> NDArray[Any]:
+        """Return a part of the image denoised: uint8 where the image is, else float32."""
         top, left = max(y.start - self.margin, 0), max(x.start - self.margin, 0)
         part = image[top : y.stop + self.margin, left : x.stop + self.margin]
         if part.dtype != np.uint8:
@@ -109,7 +170,7 @@ class Denoiser:
             noisy = noisy[:, :, None].repeat(1, 1, 3)
         with torch.inference_mode(), autocast(self.device, self.precision):
             # Channels come last in the array: seen as NCHW, that is torch's channels_last.
-            denoised = self._answer(noisy.permute(2, 0, 1)[None])[0].permute(1, 2, 0)
+            denoised = self._predict(noisy.permute(2, 0, 1)[None])[0].permute(1, 2, 0)
             rows = slice(y.start - top, y.stop - top)
             columns = slice(x.start - left, x.stop - left)
             values = denoised[rows, columns].float().clamp_(0, 1)
@@ -117,14 +178,14 @@ class Denoiser:
                 values = values.mean(2)
             if image.dtype == np.uint8:
                 values = values.mul_(255).round_().to(torch.uint8)
-        answer: NDArray[Any] = values.cpu().numpy()
-        return answer
+        result: NDArray[Any] = values.cpu().numpy()
+        return result
 
-    def _answer(self, noisy: Tensor) -> Tensor:
-        """The network's answer, or the mean of those to all flips and turns; (1, 3, h, w)."""
+    def _predict(self, noisy: Tensor) -> Tensor:
+        """Return the network's output, or its mean over all flips and rotations; (1, 3, h, w)."""
         if not self.ensemble:
-            answer: Tensor = self.network(noisy)
-            return answer
+            output: Tensor = self.network(noisy)
+            return output
         total = torch.zeros_like(noisy)
         for turns in range(4):
             turned = noisy.rot90(turns, (2, 3))
@@ -134,18 +195,53 @@ class Denoiser:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    """The context in which a forward pass runs with a precision, `fp32` or `bf16`."""
-    if precision == "bf16":
-        return torch.autocast(device.type, dtype=torch.bfloat16)
-    return nullcontext()
+    """Return the context in which a forward pass runs with a precision.
+
+    Raises:
+        ValueError: the precision is none of `fp32`, `bf16` and `fp16`.
+    """
+    if precision == "fp32":
+        return nullcontext()
+    kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    if precision not in kinds:
+        raise ValueError(f"precision is fp32, bf16 or fp16, not {precision}")
+    return torch.autocast(device.type, dtype=kinds[precision])
+
+
+@contextmanager
+def ieee_convolutions() -> Iterator[None]:
+    """Compute float32 convolutions on a GPU in float32: torch's default there is TF32."""
+    cudnn: Any = torch.backends.cudnn  # torch's types do not know `conv`
+    convolutions = cudnn.conv
+    before = convolutions.fp32_precision
+    convolutions.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        convolutions.fp32_precision = before
 
 
 def channels_last(network: N, device: torch.device) -> N:
-    """Moves a network to a device, its weights laid out as convolutions are fastest with."""
+    """Move a network to a device, its weights laid out as convolutions are fastest with."""
     network.to(device)
     # One call for both would do; torch's types know only one at a time.
     network.to(memory_format=torch.channels_last)
     return network
+
+
+def _free_memory(device: torch.device) -> int:
+    """Return the bytes of GPU memory that this process can still allocate."""
+    free, _ = torch.cuda.mem_get_info(device)
+    # Memory that torch has reserved and does not use is not free to the device.
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def _peak_memory(device: torch.device, work: Callable[[], None]) -> int:
+    """Return the bytes of GPU memory that `work` takes at its peak, beyond what is allocated."""
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    work()
+    return torch.cuda.max_memory_allocated(device) - before
 
 
 def _round_up(value: int, multiple: int) -> int:

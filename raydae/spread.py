@@ -14,7 +14,7 @@ R = TypeVar("R")
 
 
 @ray.remote(max_restarts=3, max_task_retries=3)
-class _Hand(Generic[T, R]):
+class _WorkerActor(Generic[T, R]):
     """A process that prepares itself once and then works on one item after another."""
 
     def __init__(self, prepare: Callable[[], Callable[[T], R]]) -> None:
@@ -27,7 +27,7 @@ class _Hand(Generic[T, R]):
 def spread(
     prepare: Callable[[], Callable[[T], R]], items: Sequence[T], here: bool = False
 ) -> Iterator[tuple[int, R | Exception]]:
-    """Works on every item, one of Ray's processes a GPU where there are any, else one a core.
+    """Work on every item in Ray's actors: one on each GPU where there are any, else one a core.
 
     Ray must run, unless it is done here.
 
@@ -46,42 +46,42 @@ def spread(
         return
     on_gpus = bool(_gpus())
     needs = {"num_gpus": 1, "num_cpus": 1} if on_gpus else {"num_cpus": 1}
-    hand_class: Any = _Hand  # Ray has made more of it than a class
-    hands: list[Any] = []
+    actor_class: Any = _WorkerActor  # Ray has made more of it than a class
+    actors: list[Any] = []
     waiting = deque(enumerate(items))
     busy: dict[Any, tuple[int, Any]] = {}
 
-    def give(hand: Any) -> None:
+    def give(actor: Any) -> None:
         if waiting:
             position, item = waiting.popleft()
-            busy[hand.do.remote(item)] = position, hand
+            busy[actor.do.remote(item)] = position, actor
 
     def take_in() -> None:
         """As many as there is room for, now and as a cluster grows."""
-        while waiting and len(hands) < (_gpus() if on_gpus else cores()):
-            hands.append(hand_class.options(**needs).remote(prepare))
-            give(hands[-1])
+        while waiting and len(actors) < (_gpus() if on_gpus else cores()):
+            actors.append(actor_class.options(**needs).remote(prepare))
+            give(actors[-1])
 
     try:
         take_in()
         while busy:
             (done, *_), _ = ray.wait(list(busy))
-            position, hand = busy.pop(done)
+            position, actor = busy.pop(done)
             result: R | Exception
             try:
                 result = ray.get(done)
             except ray.exceptions.RayError as error:
                 result = error
-            if isinstance(result, ray.exceptions.RayActorError):  # this hand works no more
-                hands.remove(hand)
-                hand = hand_class.options(**needs).remote(prepare)
-                hands.append(hand)
-            give(hand)
+            if isinstance(result, ray.exceptions.RayActorError):  # this actor is dead
+                actors.remove(actor)
+                actor = actor_class.options(**needs).remote(prepare)
+                actors.append(actor)
+            give(actor)
             take_in()
             yield position, result
     finally:
-        for hand in hands:
-            ray.kill(hand)
+        for actor in actors:
+            ray.kill(actor)
 
 
 def _gpus() -> int:

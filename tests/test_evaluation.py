@@ -1,16 +1,22 @@
 import dataclasses
+import functools
 import math
+import os
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+import ray
 
+from raydae.cluster import start_ray
 from raydae.config import Config, ModelConfig
 from raydae.errors import UserError
-from raydae.evaluation import Score, check_overlap, score, table, to_csv
+from raydae.evaluation import Score, check_overlap, evaluate, score, table, to_csv
 from raydae.images import ImageSets, read_image
 from raydae.metrics import psnr
 from raydae.modelfile import ModelInfo
 from raydae.noise import evaluation_noise
+from raydae.spread import spread
 
 LINE = Score(
     image="a",
@@ -105,3 +111,40 @@ def test_csv_has_a_line_for_each_image() -> None:
         "image,method,sigma,psnr_noisy,psnr,ssim_noisy,ssim,seconds",
         '"a,b",unet,25,20,30,0.4,0.8,0.5',
     ]
+
+
+@pytest.fixture(scope="module")
+def ray_with_a_gpu() -> Iterator[None]:
+    """Ray that counts one GPU on this machine, whether there is one or not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray, "init", functools.partial(ray.init, num_gpus=1))
+        start_ray((2, 2), threads=1)
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.usefixtures("ray_with_a_gpu")
+def test_one_gpu_works_on_all_items_in_one_actor() -> None:
+    def prepare() -> Callable[[int], tuple[int, int, list[int], str]]:
+        def work(item: int) -> tuple[int, int, list[int], str]:
+            visible = os.environ["CUDA_VISIBLE_DEVICES"]
+            return item, os.getpid(), ray.get_gpu_ids(), visible
+
+        return work
+
+    results = dict(spread(prepare, range(6)))
+    pid = results[0][1]  # type: ignore[index]
+    assert results == {item: (item, pid, [0], "0") for item in range(6)}
+
+
+@pytest.mark.usefixtures("ray_with_a_gpu")
+def test_evaluating_under_ray_scores_as_here(sets: ImageSets) -> None:
+    images = [*sets.val, *sets.test]
+    here, failed = evaluate("released", images, [15, 50], here=True)
+    under_ray, failed_under_ray = evaluate("released", images, [15, 50])
+    assert failed == failed_under_ray == []
+    assert len(here) == len(under_ray) == 4
+    for expected, line in zip(here, under_ray, strict=True):
+        assert (line.image, line.sigma) == (expected.image, expected.sigma)
+        assert line.psnr == pytest.approx(expected.psnr, abs=0.001)
+        assert line.ssim == pytest.approx(expected.ssim, abs=0.0001)

@@ -1,11 +1,14 @@
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from raydae import restore
 from raydae.config import ModelConfig
 from raydae.models import build
-from raydae.restore import Denoiser
+from raydae.restore import MAX_TILE, MIN_TILE, PROBE, TILE, Denoiser, ieee_convolutions
 
 
 class Blur(nn.Module):
@@ -121,3 +124,134 @@ def test_the_ensemble_treats_all_directions_alike() -> None:
     np.testing.assert_allclose(
         together(image), sum(np.roll(image, s, a) for s in (1, -1) for a in (0, 1)) / 4, atol=1e-6
     )
+
+
+class Limited(Blur):
+    """A network that runs out of GPU memory above an area, in pixels."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.limit = limit
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result = super().forward(x)
+        if self.seen[-1] > self.limit:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return result
+
+
+@pytest.fixture
+def by_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Denoiser]:
+    """A denoiser that sizes its tiles as on a GPU, with a memory of our own."""
+
+    def make(network: nn.Module, free: int = 0, per_pixel: int = 100) -> Denoiser:
+        def peak(device: torch.device, work: Callable[[], None]) -> int:
+            work()
+            return per_pixel * restore.PROBE**2
+
+        monkeypatch.setattr(restore, "_free_memory", lambda device: free)
+        monkeypatch.setattr(restore, "_peak_memory", peak)
+        denoiser = Denoiser(network)
+        denoiser.tile = None
+        return denoiser
+
+    return make
+
+
+def test_the_cpu_s_tiles_are_fixed() -> None:
+    assert Denoiser(Blur()).tile == TILE
+    assert Denoiser(Blur(), tile=64).tile == 64
+
+
+@pytest.mark.parametrize(
+    ("free", "tile"),
+    [
+        (2 * 100 * 500**2, 500 - 8),  # the margin of 3, rounded up to 4, on either side
+        (10**12, MAX_TILE),
+        (0, MIN_TILE),
+    ],
+)
+def test_tiles_are_sized_by_half_of_the_free_memory(
+    by_memory: Callable[..., Denoiser], free: int, tile: int
+) -> None:
+    network = Blur()
+    denoiser = by_memory(network, free)
+    image = np.random.default_rng(0).integers(0, 256, (1100, 1100), np.uint8)
+    result = denoiser(image)
+    assert denoiser.tile == tile
+    assert network.seen[0] == PROBE**2, "the probe comes first"
+    assert max(network.seen[1:]) <= max((tile + 12) ** 2, 1100**2 * (tile == MAX_TILE))
+    np.testing.assert_array_equal(result, Denoiser(Blur())(image))
+    passes = len(network.seen)
+    denoiser(image)
+    assert len(network.seen) == 2 * passes - 1, "later images are not preceded by a probe"
+
+
+def test_images_up_to_the_probe_s_area_are_denoised_whole(
+    by_memory: Callable[..., Denoiser],
+) -> None:
+    network = Blur()
+    denoiser = by_memory(network)
+    denoiser(np.zeros((PROBE, PROBE), np.uint8))
+    assert network.seen == [PROBE**2]
+    assert denoiser.tile is None
+
+
+@pytest.mark.parametrize("size", [(300, 420), (129, 400), (17, 3000)])
+def test_running_out_of_memory_leads_to_smaller_tiles(size: tuple[int, int]) -> None:
+    image = np.random.default_rng(0).random((*size, 3), np.float32)
+    network = Limited(limit=200**2)
+    denoiser = Denoiser(network)
+    np.testing.assert_allclose(denoiser(image), Denoiser(Blur())(image), atol=1e-5)
+    assert denoiser.tile is not None
+    assert denoiser.tile < TILE
+    passes = len(network.seen)
+    denoiser(image)
+    assert max(network.seen[passes:]) <= 200**2, "the tile that worked is kept"
+
+
+def test_a_probe_that_runs_out_of_memory_sizes_the_tiles(
+    by_memory: Callable[..., Denoiser],
+) -> None:
+    image = np.random.default_rng(0).random((1100, 1000), np.float32)
+    denoiser = by_memory(Limited(limit=600**2), free=10**12)
+    np.testing.assert_allclose(denoiser(image), Denoiser(Blur())(image), atol=1e-5)
+    assert denoiser.tile is not None
+    assert MIN_TILE < denoiser.tile < 600
+
+
+@pytest.mark.parametrize("size", [(40, 40), (300, 420), (17, 3000)])
+@pytest.mark.parametrize("tile", [64, None])
+def test_too_little_memory_for_the_smallest_tile(size: tuple[int, int], tile: int | None) -> None:
+    denoiser = Denoiser(Limited(limit=0), tile=tile)
+    with pytest.raises(torch.OutOfMemoryError, match="cpu has too little free memory for a tile"):
+        denoiser(np.zeros(size, np.uint8))
+
+
+def test_another_error_is_not_a_lack_of_memory() -> None:
+    class Broken(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match=r"^broken$"):
+        Denoiser(Broken())(np.zeros((300, 300), np.uint8))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_is_near_float32(dae: nn.Module, precision: str) -> None:
+    image = np.random.default_rng(0).random((40, 56, 3), np.float32)
+    difference = Denoiser(dae, precision=precision)(image) - Denoiser(dae)(image)
+    assert 0 < np.abs(difference).max() < 0.05
+
+
+def test_an_unknown_precision_is_refused() -> None:
+    with pytest.raises(ValueError, match="fp32, bf16 or fp16, not int8"):
+        Denoiser(Blur(), precision="int8")
+
+
+def test_convolutions_in_float32_only_within() -> None:
+    convolutions = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    before = convolutions.fp32_precision
+    with ieee_convolutions():
+        assert convolutions.fp32_precision == "ieee"
+    assert convolutions.fp32_precision == before
