@@ -121,10 +121,18 @@ def start_ray(
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nothing takes this machine
     for name, value in MALLOC.items():
         os.environ.setdefault(name, value)
+    # Ray counts the GPU of a Mac too, on which nothing here trains.
+    gpus = {"num_gpus": 0} if sys.platform == "darwin" else {}
     whole = ray._private.node.Node
     ray._private.node.Node = whole if verbose else _BareNode
     try:
-        ray.init(address="local", num_cpus=training + DATA_CPUS, include_dashboard=False, **quiet)
+        ray.init(
+            address="local",
+            num_cpus=training + DATA_CPUS,
+            include_dashboard=False,
+            **gpus,
+            **quiet,
+        )
     except Exception as error:  # Ray raises no kind of its own where it does not start in time
         raise UserError(
             f"Ray did not start ({first_line(error)}); try again when this machine is less busy"

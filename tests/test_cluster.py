@@ -258,6 +258,17 @@ def test_waiting_says_what_is_lacking(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(removed) == 1
 
 
+@pytest.mark.parametrize(("platform", "gpus"), [("darwin", 0), ("linux", None)])
+def test_the_gpu_of_a_mac_is_not_counted(
+    platform: str, gpus: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(ray, "init", asked.update)
+    cluster.start_ray()
+    assert asked.get("num_gpus") == gpus
+
+
 def test_what_there_is_needs_no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     wait_for(Workers(99, 99, 1, 1), said.append)  # Ray of this machine alone never grows
