@@ -5,17 +5,22 @@
 Finds or downloads BSDS500 (or takes --data), trains on this machine or on the cluster that
 RAY_ADDRESS names, tests, and leaves everything in runs/NAME. The same command with the same --name
 goes on where a run ended.
+
+Exit codes: 0 when the run has finished, or --max-minutes have stopped it with a checkpoint; 130
+after an interrupt; 2 when something failed; 1 when the loss diverged.
 """
 
 import importlib
 import json
+import math
 import os
 import shlex
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
@@ -41,6 +46,7 @@ from raydae.storage import Folder
 if TYPE_CHECKING:
     from raydae.cluster import Workers
 
+STARTED = time.monotonic()  # --max-minutes counts from here: start-up is part of a lease
 SAMPLE_IMAGES = 4  # in samples.png
 SMALL_IMAGE = 10**6  # pixels: a quarter of a GiB with unet, a half with dae
 
@@ -63,6 +69,8 @@ class Launch:
     """Train on GPUs."""
     checkpoint_minutes: float = 10.0
     """Minutes between two checkpoints at most."""
+    max_minutes: float | None = None
+    """Stop after so many minutes with a checkpoint; none: no limit."""
     verbose: bool = False
     """Show what Ray has to say."""
 
@@ -75,6 +83,8 @@ def main() -> int:
         raise UserError(
             f"--checkpoint-minutes must be 0 or more, not {launch.checkpoint_minutes:g}"
         )
+    if launch.max_minutes is not None and not launch.max_minutes > 0:
+        raise UserError(f"--max-minutes must be more than 0, not {launch.max_minutes:g}")
     screen = console.make_console()
     name = check_name(launch.name or new_name(config.model.name))
     folder = Folder.of(launch.storage) / name
@@ -117,8 +127,8 @@ def train_and_test(run: Run, launch: Launch, screen: Console) -> int:
             return 0
         go_on = f"to go on: {cli.command_to_continue(run.folder.name)}"
         if outcome.status == "stopped":
-            screen.print(f"stopped; {go_on}", soft_wrap=True)
-            return 130
+            screen.print(f"{outcome.message or 'stopped'}; {go_on}", soft_wrap=True)
+            return 0 if outcome.message else 130
         failed = outcome.status == "failed"
         cli.print_error("; ".join(filter(None, [outcome.message, outcome.advice])))
         if failed:
@@ -132,11 +142,16 @@ def train_and_test(run: Run, launch: Launch, screen: Console) -> int:
 
 
 def train(run: Run, workers: "Workers", launch: Launch, screen: Console) -> Outcome:
-    """Trains a run from where it is, and shows how far it is."""
+    """Trains a run from where it is, and shows how far it is.
+
+    Returns:
+        How the run ended; if --max-minutes stopped it, the message says so.
+    """
     from raydae import trainer
 
+    deadline = math.inf if launch.max_minutes is None else STARTED + 60 * launch.max_minutes
     with (
-        listening(screen) as stop_asked,
+        listening(screen) as interrupted,
         Events(run.folder) as events,
         console.TrainingDisplay(screen, run.schedule, run.progress.history) as display,
     ):
@@ -150,15 +165,19 @@ def train(run: Run, workers: "Workers", launch: Launch, screen: Console) -> Outc
             display.show(status)
             events.write(status.history)
 
-        return trainer.train_on_ray(
+        outcome = trainer.train_on_ray(
             run,
             workers,
             on_status,
-            stop_asked,
+            lambda: interrupted() or time.monotonic() > deadline,
             launch.checkpoint_minutes,
             screen.print,
             until_gone=False,  # the test can begin
         )
+        if outcome.status == "stopped" and not interrupted():
+            minutes = f"{launch.max_minutes:g} minute{'' if launch.max_minutes == 1 else 's'}"
+            return replace(outcome, message=f"stopped after {minutes}")
+        return outcome
 
 
 def load_tests() -> None:
@@ -178,7 +197,7 @@ def test(run: Run, workers: "Workers", screen: Console) -> None:
     with console.counting(screen, "testing") as progress:
         # In this process, which is there at once, but for images that might take all its memory.
         small = all(file.height * file.width <= SMALL_IMAGE for file in run.sets.test)
-        here = workers.alone and not workers.gpu and small
+        here = workers.alone and not workers.gpus and small
         scores, failed = evaluation.evaluate(model, run.sets.test, sigmas, progress, here=here)
     if not scores:
         raise UserError(

@@ -59,6 +59,8 @@ class Launch:
     """Delete the search of that name and begin anew."""
     num_workers: int = 1
     """Workers of a trial."""
+    gpus_per_trial: float | None = None
+    """GPUs of a trial: 0.25 lets four share one; none: one for each worker."""
     use_gpu: Literal["auto", "yes", "no"] = "auto"
     """Train on GPUs."""
     verbose: bool = False
@@ -75,6 +77,7 @@ def main() -> int:
         if (value := getattr(launch, name)) is not None and value < 1:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
     check_workers((launch.num_workers, launch.num_workers), config)
+    check_gpus(launch.gpus_per_trial, launch.num_workers)
     Space.parse(launch.space or SPACE, config)
     screen = console.make_console()
     name = check_name(launch.name or new_name("search"))
@@ -86,6 +89,23 @@ def main() -> int:
             command = cli.command_to_continue(name)
             screen.print(f"stopped; to go on: {command}", soft_wrap=True)
             return 130
+
+
+def check_gpus(gpus: float | None, workers: int) -> None:
+    """Refuse GPUs that the workers of a trial cannot share.
+
+    Raises:
+        UserError: they are none, one and a part, or more than the workers.
+    """
+    if gpus is None:
+        return
+    if not (0 < gpus < 1 or (gpus >= 1 and gpus % 1 == 0)):
+        raise UserError(f"--gpus-per-trial must be a part of 1, such as 0.25, or whole, not {gpus}")
+    if gpus > workers:
+        raise UserError(
+            f"--gpus-per-trial {gpus:g} is more than --num-workers {workers} can use; a worker "
+            "uses one GPU at most"
+        )
 
 
 def search(folder: Folder, config: Config, launch: Launch, screen: Console) -> int:
@@ -118,7 +138,12 @@ def search(folder: Folder, config: Config, launch: Launch, screen: Console) -> i
             cluster.wait_for_a_node(screen.print)
             cluster.check_shared(folder, sets)
             each, concurrent = cluster.choose_trials(
-                workers, launch.use_gpu, config, max(samples - over, 1), launch.max_concurrent
+                workers,
+                launch.use_gpu,
+                config,
+                max(samples - over, 1),
+                launch.max_concurrent,
+                launch.gpus_per_trial,
             )
             # Not before all is known to be well: it deletes what --restart replaces.
             if run.sets is None:

@@ -52,7 +52,8 @@ class Workers:
 
     least: int
     most: int
-    gpu: bool
+    gpus: float
+    """GPUs of a worker: 0 for the CPU, 1, or the part of one that it shares with others."""
     threads: int
     """CPUs of a worker."""
     alone: bool = False
@@ -61,9 +62,16 @@ class Workers:
     def __str__(self) -> str:
         number = str(self.most) if self.least == self.most else f"{self.least} to {self.most}"
         workers = "worker" if self.most == 1 else "workers"
-        if self.gpu:
+        if self.gpus == 1:
             return f"{number} GPU {workers}"
+        if self.gpus:
+            return f"{number} {workers} of {self.gpus:.3g} GPU"
         return f"{number} CPU {workers} of {_plural(self.threads, 'thread')}"
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """Return what Ray sets aside for each worker."""
+        return {"CPU": self.threads, **({"GPU": self.gpus} if self.gpus else {})}
 
 
 def set_environment() -> None:
@@ -113,10 +121,18 @@ def start_ray(
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nothing takes this machine
     for name, value in MALLOC.items():
         os.environ.setdefault(name, value)
+    # Ray counts the GPU of a Mac too, on which nothing here trains.
+    gpus = {"num_gpus": 0} if sys.platform == "darwin" else {}
     whole = ray._private.node.Node
     ray._private.node.Node = whole if verbose else _BareNode
     try:
-        ray.init(address="local", num_cpus=training + DATA_CPUS, include_dashboard=False, **quiet)
+        ray.init(
+            address="local",
+            num_cpus=training + DATA_CPUS,
+            include_dashboard=False,
+            **gpus,
+            **quiet,
+        )
     except Exception as error:  # Ray raises no kind of its own where it does not start in time
         raise UserError(
             f"Ray did not start ({first_line(error)}); try again when this machine is less busy"
@@ -197,9 +213,7 @@ def choose_workers(
     """
     nodes = _nodes(use_gpu)
     gpus, cpus = sum(node.gpus for node in nodes), sum(node.cpus for node in nodes)
-    if use_gpu == "yes" and gpus == 0:
-        raise UserError("--use-gpu yes, but there is no GPU here; use --use-gpu auto or no")
-    gpu = gpus > 0 and use_gpu != "no"
+    gpu = _on_gpus(gpus, use_gpu)
     most_useful = config.optim.batch_size // config.optim.micro_batch
     threads = config.threads or 1
     beside = sum(min(node.gpus, node.cpus // threads) for node in nodes)
@@ -230,7 +244,7 @@ def choose_workers(
                 f"node, beside {DATA_CPUS} CPUs to make samples, there is room for {usable}; lower "
                 "--num-workers or --threads"
             )
-        return _perhaps_alone(Workers(asked[0], asked[1], gpu, threads)), word
+        return _perhaps_alone(Workers(asked[0], asked[1], 1, threads)), word
     in_cluster = "RAY_ADDRESS" in os.environ
     beside = 1 if in_cluster else DATA_CPUS
     spare = cpus - beside
@@ -253,7 +267,18 @@ def choose_workers(
     # Workers may grow with the cluster, unless they would take the last CPU from the samples.
     may_grow = in_cluster and any(node.cpus % threads for node in nodes)
     most = asked[1] if may_grow else min(asked[1], fitting)
-    return _perhaps_alone(Workers(asked[0], most, gpu, threads)), word
+    return _perhaps_alone(Workers(asked[0], most, 0, threads)), word
+
+
+def _on_gpus(gpus: int, use_gpu: str) -> bool:
+    """Return whether to train on the GPUs, of which there are so many.
+
+    Raises:
+        UserError: they are asked for and there is none.
+    """
+    if use_gpu == "yes" and gpus == 0:
+        raise UserError("--use-gpu yes, but there is no GPU here; use --use-gpu auto or no")
+    return gpus > 0 and use_gpu != "no"
 
 
 def _perhaps_alone(workers: Workers) -> Workers:
@@ -263,7 +288,12 @@ def _perhaps_alone(workers: Workers) -> Workers:
 
 
 def choose_trials(
-    workers: int, use_gpu: str, config: Config, trials: int, most: int | None
+    workers: int,
+    use_gpu: str,
+    config: Config,
+    trials: int,
+    most: int | None,
+    gpus_per_trial: float | None = None,
 ) -> tuple[Workers, int]:
     """The workers of each trial of a search, and how many trials run at once. Ray must be running.
 
@@ -276,6 +306,7 @@ def choose_trials(
         config: what all trials share.
         trials: how many there are to run.
         most: how many may run at once; none: as many as fit.
+        gpus_per_trial: GPUs that the workers of a trial share evenly; none: one for each worker.
 
     Raises:
         UserError: the cluster cannot give what one trial needs.
@@ -283,17 +314,25 @@ def choose_trials(
     nodes = _nodes(use_gpu)
     gpus, cpus = (sum(kind) for kind in zip(*nodes, strict=True))
     trials = min(trials, most or trials)
-    if use_gpu == "yes" or (gpus > 0 and use_gpu != "no"):
-        each, _ = choose_workers((workers, workers), use_gpu, config)
-        fitting = sum(min(gpu, cpu // each.threads) for gpu, cpu in nodes) // workers
-        fitting = min(fitting, cpus // (workers * each.threads + 1))
+    if _on_gpus(gpus, use_gpu):
+        part = 1 if gpus_per_trial is None else gpus_per_trial / workers
+        each = Workers(workers, workers, part, config.threads or 1)
+        per_gpu = int(1 / part + 1e-6)  # whole, in spite of rounding: 1 / (1 / 49) is less than 49
+        room = sum(min(gpu * per_gpu, cpu // each.threads) for gpu, cpu in nodes)
+        fitting = min(room // workers, cpus // (workers * each.threads + 1))
+        if fitting < 1:
+            raise UserError(
+                f"a trial of {each} with {_plural(each.threads, 'CPU')} each, and a CPU to make "
+                f"its samples, is more than the {_plural(gpus, 'GPU')} and {_plural(cpus, 'CPU')} "
+                "there are; lower --num-workers, --gpus-per-trial or --threads"
+            )
     else:
         beside = 0 if workers == 1 else 1  # a CPU for the tasks that make a trial's samples
         slots = max(min(trials, cores() // workers, cpus // (workers + beside)), 1)
         largest = max(cpu for _, cpu in nodes)
         share = min(cores() // (workers * slots), (cpus // slots - beside) // workers, largest)
         threads = config.threads or max(share, 1)
-        each = Workers(workers, workers, False, threads)
+        each = Workers(workers, workers, 0, threads)
         fitting = sum(cpu // threads for _, cpu in nodes) // workers
         fitting = min(fitting, cpus // (workers * threads + beside))
         trials = min(trials, max(cores() // (workers * threads), 1))
@@ -350,7 +389,7 @@ def _planned(use_gpu: str) -> list[Node]:
 def shortage(workers: Workers) -> str:
     """What the cluster is too small for now, in a line; empty: the least of the workers fit."""
     have = _node(ray.cluster_resources())
-    if have.cpus >= workers.least * workers.threads and have.gpus >= workers.least * workers.gpu:
+    if have.cpus >= workers.least * workers.threads and have.gpus >= workers.least * workers.gpus:
         return ""
     return (
         f"waiting for nodes to run {workers}: the cluster has {_plural(have.gpus, 'GPU')} and "
@@ -377,14 +416,13 @@ def wait_for(workers: Workers, say: Callable[[str], object]) -> None:
     """
     if "RAY_ADDRESS" not in os.environ:
         return
-    each = {"CPU": workers.threads, **({"GPU": 1} if workers.gpu else {})}
     busy = f"waiting for room to run {workers}: the cluster is busy"
-    bundles = [*[each] * workers.least, {"CPU": 1}]
+    bundles = [*[workers.resources] * workers.least, {"CPU": 1.0}]
     _wait_for_room(bundles, lambda: shortage(workers) or busy, say)
 
 
 def _wait_for_room(
-    bundles: list[dict[str, int]], lacking: Callable[[], str], say: Callable[[str], object]
+    bundles: list[dict[str, float]], lacking: Callable[[], str], say: Callable[[str], object]
 ) -> None:
     # Asked for like this, nodes are asked for no longer when this process is gone.
     group = placement_group(bundles)

@@ -462,7 +462,7 @@ class _Plan:
     @property
     def in_process(self) -> bool:
         """Whether a trial is a process of its own, without Ray Train."""
-        return self.workers.most == 1 and not self.workers.gpu
+        return self.workers.most == 1 and not self.workers.gpus
 
 
 class _TrialRun(ray.tune.Trainable):  # type: ignore[misc]  # Ray ships no types

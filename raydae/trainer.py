@@ -75,6 +75,7 @@ def train_on_ray(
             "folder": run.folder,
             "claim": claim_of(run.folder),
             "threads": workers.threads,
+            "gpus": workers.gpus,
             "channel": channel,
             "timeout_s": HANG_S,
             # A resize of an elastic run comes without notice, the first after a minute.
@@ -83,8 +84,8 @@ def train_on_ray(
         backend_config=_NoGroup(),
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers.least if fixed else (workers.least, workers.most),
-            use_gpu=workers.gpu,
-            resources_per_worker={"CPU": workers.threads, **({"GPU": 1} if workers.gpu else {})},
+            use_gpu=workers.gpus > 0,
+            resources_per_worker=workers.resources,
         ),
         run_config=ray.train.RunConfig(
             # Ray Train keeps nothing here but a marker that tells whether all nodes see the place.
@@ -226,7 +227,10 @@ class _FailedStarts(ControllerCallback):  # type: ignore[misc]  # Ray ships no t
 
 
 class _Idle(Backend):  # type: ignore[misc]  # Ray ships no types
-    """Leaves it to the workers to meet; each sees all GPUs of its node, as NCCL wants."""
+    """Leaves it to the workers to meet; each sees all of the group's GPUs on its node, for NCCL.
+
+    Workers that share a GPU see it once: Ray Train takes the union of their GPUs.
+    """
 
     share_cuda_visible_devices = True
 

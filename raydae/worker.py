@@ -35,6 +35,7 @@ def work(
     folder: Folder,
     claim: bytes,
     threads: int,
+    gpus: float,
     channel: Any,
     timeout_s: float,
     checkpoint_minutes: float,
@@ -48,6 +49,7 @@ def work(
         folder: the run's folder.
         claim: what the driver sees of it.
         threads: CPU threads for torch.
+        gpus: GPUs of a worker.
         channel: the actor `channel.Channel`.
         timeout_s: after which a worker that hangs counts as dead.
         checkpoint_minutes: the longest time between two checkpoints.
@@ -76,7 +78,7 @@ def work(
         stream = watch.over(stream)
     try:
         one_node = place.get_local_world_size() == context.workers
-        join(context, one_node, timeout_s)
+        join(context, one_node, gpus, timeout_s)
         places = context.gather(here)
         verdict = ray.get(channel.begin.remote(places)) if context.rank == 0 else None
         outcome: Outcome | None = context.gather(verdict)[0]
@@ -108,7 +110,7 @@ def work(
         dist.destroy_process_group()
 
 
-def join(context: Context, one_node: bool, timeout_s: float) -> None:
+def join(context: Context, one_node: bool, gpus: float, timeout_s: float) -> None:
     """Joins the process group of the workers of a run; called by all of them.
 
     On one machine they meet in a file and talk over the loopback device, so that nobody outside
@@ -130,7 +132,7 @@ def join(context: Context, one_node: bool, timeout_s: float) -> None:
     # Without, gloo takes the device that the host's name leads to, if any.
     os.environ.update(GLOO_SOCKET_IFNAME=device, NCCL_SOCKET_IFNAME=device)
     dist.init_process_group(
-        "nccl" if context.device.type == "cuda" else "gloo",
+        "nccl" if gpus == 1 else "gloo",  # NCCL refuses two workers on one GPU
         init_method=ray.train.collective.broadcast_from_rank_zero(meeting),
         rank=context.rank,
         world_size=context.workers,

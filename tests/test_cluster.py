@@ -31,14 +31,14 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 def test_one_cpu_worker_with_all_the_cores_is_the_default() -> None:
     cpus = int(ray.cluster_resources()["CPU"])
-    assert choose_workers(None, "auto", Config()) == (Workers(1, 1, False, cpus - 2, True), "")
+    assert choose_workers(None, "auto", Config()) == (Workers(1, 1, 0, cpus - 2, True), "")
 
 
 def test_workers_share_the_cores() -> None:
     cpus = int(ray.cluster_resources()["CPU"])
     workers, _ = choose_workers((4, 4), "no", Config())
     threads = (cpus - 2) // 4
-    assert workers == Workers(4, 4, False, threads, True)
+    assert workers == Workers(4, 4, 0, threads, True)
 
 
 def test_what_is_not_there_is_refused_at_once() -> None:
@@ -51,7 +51,7 @@ def test_what_is_not_there_is_refused_at_once() -> None:
 def test_elastic_workers_are_capped_by_what_there_is() -> None:
     cpus = int(ray.cluster_resources()["CPU"])
     workers, _ = choose_workers((1, 8), "auto", Config(threads=1))
-    assert workers == Workers(1, min(8, cpus - 2), False, 1)
+    assert workers == Workers(1, min(8, cpus - 2), 0, 1)
 
 
 def test_elastic_workers_may_outgrow_a_cluster_that_keeps_a_cpu_for_the_samples(
@@ -59,18 +59,20 @@ def test_elastic_workers_may_outgrow_a_cluster_that_keeps_a_cpu_for_the_samples(
 ) -> None:
     config = Config(threads=2)
     pretend(monkeypatch, [(0, 3)])
-    assert choose_workers((1, 4), "auto", config)[0] == Workers(1, 4, False, 2)
+    assert choose_workers((1, 4), "auto", config)[0] == Workers(1, 4, 0, 2)
     pretend(monkeypatch, [(0, 4)])
-    assert choose_workers((1, 4), "auto", config)[0] == Workers(1, 1, False, 2)
+    assert choose_workers((1, 4), "auto", config)[0] == Workers(1, 1, 0, 2)
     pretend(monkeypatch, [(0, 2)])
     with pytest.raises(UserError, match="1 worker of 2 CPUs and 1 CPU to make samples"):
         choose_workers((1, 4), "auto", config)
 
 
 def test_how_they_are_told_of() -> None:
-    assert str(Workers(1, 1, False, 2)) == "1 CPU worker of 2 threads"
-    assert str(Workers(2, 8, False, 1)) == "2 to 8 CPU workers of 1 thread"
-    assert str(Workers(4, 4, True, 1)) == "4 GPU workers"
+    assert str(Workers(1, 1, 0, 2)) == "1 CPU worker of 2 threads"
+    assert str(Workers(2, 8, 0, 1)) == "2 to 8 CPU workers of 1 thread"
+    assert str(Workers(4, 4, 1, 1)) == "4 GPU workers"
+    assert str(Workers(1, 1, 0.25, 1)) == "1 worker of 0.25 GPU"
+    assert str(Workers(3, 3, 1 / 3, 1)) == "3 workers of 0.333 GPU"
 
 
 @pytest.mark.parametrize(
@@ -96,7 +98,7 @@ def test_trials_share_a_cluster_that_there_is(
 ) -> None:
     pretend(monkeypatch, [(0, cpu) for cpu in cpus])
     each, concurrent = choose_trials(workers, "auto", Config(), trials, None)
-    assert (each, concurrent) == (Workers(workers, workers, False, threads), at_once)
+    assert (each, concurrent) == (Workers(workers, workers, 0, threads), at_once)
     assert concurrent * workers * each.threads <= sum(cpus)
     assert choose_trials(workers, "auto", Config(), trials, 1)[1] == 1
 
@@ -106,20 +108,52 @@ def test_trials_on_one_machine_do_not_take_it_for_their_own(
 ) -> None:
     pretend(monkeypatch, [(2, 16)])
     monkeypatch.delenv("RAY_ADDRESS")
-    assert choose_workers((1, 1), "auto", Config())[0] == Workers(1, 1, True, 1, True)
-    assert choose_trials(1, "auto", Config(), 8, None) == (Workers(1, 1, True, 1), 2)
+    assert choose_workers((1, 1), "auto", Config())[0] == Workers(1, 1, 1, 1, True)
+    assert choose_trials(1, "auto", Config(), 8, None) == (Workers(1, 1, 1, 1), 2)
 
 
-def test_trials_never_share_a_gpu_or_count_one_that_has_no_cpu(
+@pytest.mark.parametrize(
+    ("nodes", "workers", "gpus_per_trial", "part", "at_once"),
+    [
+        ([(1, 16)], 1, 0.25, 0.25, 4),
+        ([(1, 16)], 1, 0.4, 0.4, 2),
+        ([(1, 5)], 1, 0.1, 0.1, 2),  # a trial takes a CPU, and another makes its samples
+        ([(1, 16)], 2, 1, 0.5, 1),
+        ([(1, 16)], 4, 0.5, 0.125, 2),
+        ([(2, 16)], 3, 2, 2 / 3, 0),  # a third of each GPU stays idle
+        ([(2, 16), (1, 16)], 3, 2, 2 / 3, 1),
+        ([(1, 1), (0, 64)], 1, 0.25, 0.25, 1),
+        ([(1, 200)], 49, 1, 1 / 49, 1),
+    ],
+)
+def test_trials_and_their_workers_share_gpus(
+    nodes: list[tuple[int, int]],
+    workers: int,
+    gpus_per_trial: float,
+    part: float,
+    at_once: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pretend(monkeypatch, nodes)
+    if not at_once:
+        with pytest.raises(UserError, match=r"3 workers of 0.667 GPU with 1 CPU .* 2 GPUs and 16"):
+            choose_trials(workers, "auto", Config(), 100, None, gpus_per_trial)
+        return
+    each, concurrent = choose_trials(workers, "auto", Config(), 100, None, gpus_per_trial)
+    assert (each, concurrent) == (Workers(workers, workers, part, 1), at_once)
+    assert each.resources == {"CPU": 1, "GPU": part}
+
+
+def test_trials_by_default_never_share_a_gpu_or_count_one_that_has_no_cpu(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pretend(monkeypatch, [(8, 4), (0, 64)])
     for workers, at_once in ((1, 4), (2, 2), (4, 1)):
         each, concurrent = choose_trials(workers, "auto", Config(), 100, None)
-        assert (each, concurrent) == (Workers(workers, workers, True, 1), at_once)
+        assert (each, concurrent) == (Workers(workers, workers, 1, 1), at_once)
     with pytest.raises(UserError, match="lower --num-workers"):
         choose_trials(8, "auto", Config(), 100, None)
-    assert choose_trials(8, "no", Config(), 100, None)[0].gpu is False
+    assert choose_trials(8, "no", Config(), 100, None)[0].gpus == 0
 
 
 def test_workers_that_fit_on_no_node_are_refused_not_waited_for(
@@ -129,15 +163,15 @@ def test_workers_that_fit_on_no_node_are_refused_not_waited_for(
     wide = Config().override({"threads": 8})
     with pytest.raises(UserError, match="there is room for 0; lower --num-workers or --threads"):
         choose_workers((1, 1), "auto", wide)
-    assert choose_workers((4, 4), "auto", Config())[0] == Workers(4, 4, True, 1)
+    assert choose_workers((4, 4), "auto", Config())[0] == Workers(4, 4, 1, 1)
     pretend(monkeypatch, [(8, 4), (0, 64)])  # GPUs without a CPU of their own are left idle
     workers, word = choose_workers(None, "auto", Config())
-    assert workers == Workers(4, 4, True, 1)
+    assert workers == Workers(4, 4, 1, 1)
     assert word == "4 of 8 GPUs stay idle: there are too few CPUs beside them"
     with pytest.raises(UserError, match="there is room for 4"):
         choose_workers((5, 5), "auto", Config())
     pretend(monkeypatch, [(4, 4)])
-    assert choose_workers(None, "auto", Config())[0] == Workers(2, 2, True, 1)
+    assert choose_workers(None, "auto", Config())[0] == Workers(2, 2, 1, 1)
     pretend(monkeypatch, [(0, 1)])
     with pytest.raises(UserError, match="more than the 1 there are"):
         choose_workers((1, 1), "auto", Config())
@@ -175,9 +209,9 @@ def growing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
 @pytest.mark.usefixtures("growing")
 def test_a_cluster_that_grows_is_used_as_large_as_it_can_get() -> None:
     # Five nodes at most, those with GPUs first; begun with the first of them.
-    assert choose_workers(None, "auto", Config())[0] == Workers(1, 4, True, 1)
-    assert choose_workers((2, 2), "auto", Config())[0] == Workers(2, 2, True, 1)
-    assert choose_workers((2, 2), "no", Config())[0] == Workers(2, 2, False, 16)
+    assert choose_workers(None, "auto", Config())[0] == Workers(1, 4, 1, 1)
+    assert choose_workers((2, 2), "auto", Config())[0] == Workers(2, 2, 1, 1)
+    assert choose_workers((2, 2), "no", Config())[0] == Workers(2, 2, 0, 16)
     with pytest.raises(UserError, match="there are 4"):
         choose_workers((5, 5), "auto", Config())
 
@@ -197,7 +231,7 @@ def test_machines_that_one_has_count_as_the_largest_present(
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
     cluster.wait_for_a_node(said.append)
     assert len(said) == 1
-    assert choose_workers((2, 2), "auto", Config())[0] == Workers(2, 2, False, 7)
+    assert choose_workers((2, 2), "auto", Config())[0] == Workers(2, 2, 0, 7)
 
 
 def test_waiting_says_what_is_lacking(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,18 +251,29 @@ def test_waiting_says_what_is_lacking(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "remove_placement_group", removed.append)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0})
     monkeypatch.setenv("RAY_ADDRESS", "elsewhere")
-    wait_for(Workers(2, 4, True, 3), said.append)
+    wait_for(Workers(2, 4, 1, 3), said.append)
     assert said == [
         "waiting for nodes to run 2 to 4 GPU workers: the cluster has 0 GPUs and 8 CPUs now"
     ]
     assert len(removed) == 1
 
 
+@pytest.mark.parametrize(("platform", "gpus"), [("darwin", 0), ("linux", None)])
+def test_the_gpu_of_a_mac_is_not_counted(
+    platform: str, gpus: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(ray, "init", asked.update)
+    cluster.start_ray()
+    assert asked.get("num_gpus") == gpus
+
+
 def test_what_there_is_needs_no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    wait_for(Workers(99, 99, True, 1), said.append)  # Ray of this machine alone never grows
+    wait_for(Workers(99, 99, 1, 1), said.append)  # Ray of this machine alone never grows
     monkeypatch.setenv("RAY_ADDRESS", "elsewhere")
-    wait_for(Workers(2, 2, False, 1), said.append)
+    wait_for(Workers(2, 2, 0, 1), said.append)
     assert not said
 
 

@@ -225,6 +225,23 @@ def test_ctrl_c_leaves_a_checkpoint_and_the_command_that_goes_on(
     assert_same_run(runs / "stopped", one_worker)
 
 
+def test_a_time_limit_leaves_a_checkpoint_and_the_command_that_goes_on(
+    one_worker: Path, runs: Path, photographs: Path
+) -> None:
+    output = train(runs, photographs, "limited", "--num-workers", "1", "--max-minutes", "0.01")
+    (line,) = [line for line in output.splitlines() if "to go on:" in line]
+    assert line.startswith("stopped after 0.01 minutes; to go on: python ")
+    assert "--max-minutes 0.01" in line
+    assert "--name limited" in line
+    (checkpoint, *_) = sorted((runs / "limited" / "checkpoints").iterdir(), reverse=True)
+    assert 0 < int(checkpoint.name.removeprefix("step-")) < 30
+    assert not (runs / "limited" / "results.json").exists()
+
+    output = train(runs, photographs, "limited", "--num-workers", "1", "--max-minutes", "60")
+    assert "goes on after step" in output
+    assert_same_run(runs / "limited", one_worker)
+
+
 def test_a_loss_that_is_no_number(runs: Path, photographs: Path) -> None:
     output = train(runs, photographs, "wild", "--lr", "1e30", "--num-workers", "1", code=1)
     assert "with learning rate 1e+30" in output
@@ -341,6 +358,8 @@ def test_a_demonstration(one_worker: Path, tmp_path: Path) -> None:
         ("evaluate", ["--data", "{data}", "--sigma"], "at least one level"),
         ("train", ["--data", "{data}", "--lr", "much"], "could not convert"),
         ("train", ["--data", "{data}", "--checkpoint-minutes", "nan"], "must be 0 or more"),
+        ("train", ["--data", "{data}", "--max-minutes", "0"], "--max-minutes must be more than 0"),
+        ("train", ["--data", "{data}", "--max-minutes", "nan"], "--max-minutes must be more than"),
         ("benchmark", ["feed", "--out", "/proc/none/b.json"], "cannot be written"),
         ("denoise", ["{data}", "--out", "s3://b/out"], "a folder of this machine"),
         ("denoise", ["{here}/none.png", "--out", "{here}/out", "--model", "m"], "does not exist"),

@@ -261,7 +261,7 @@ def test_a_stopped_trial_leaves_nothing_in_ray(pictures: Path, tmp_path: Path) -
         }
     )
     write_settings(Folder.of(tmp_path), config, SETTINGS)
-    plan = _Plan(config, find_images(config.data), Folder.of(tmp_path), Workers(2, 2, False, 1))
+    plan = _Plan(config, find_images(config.data), Folder.of(tmp_path), Workers(2, 2, 0, 1))
     assert not plan.in_process
 
     def busy() -> set[str]:

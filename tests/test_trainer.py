@@ -1,6 +1,7 @@
 """Workers of Ray Train on the Ray of this process."""
 
 import contextlib
+import importlib
 import json
 import os
 import re
@@ -51,7 +52,7 @@ def test_the_number_of_workers_changes_nothing_but_rounding(
         stack.callback(ray.shutdown)
         for number in (1, 3, 4):  # three: shares of 8, 4 and 4 rows
             run = open_run(Folder.of(tmp_path / f"{number}"), config).begin(sets)
-            workers = Workers(number, number, False, 1)
+            workers = Workers(number, number, 0, 1)
             outcome = trainer.train_on_ray(run, workers, lambda status: None, lambda: False, 10.0)
             assert outcome == Outcome("finished")
             lines = (tmp_path / f"{number}" / "history.jsonl").read_text().splitlines()
@@ -62,6 +63,55 @@ def test_the_number_of_workers_changes_nothing_but_rounding(
     assert losses[1][-1] < losses[1][0] / 2
     assert losses[3] == pytest.approx(losses[1], abs=1e-4)
     assert losses[4] == pytest.approx(losses[1], abs=1e-4)
+
+
+def test_workers_that_share_a_gpu_see_it_and_meet_over_gloo(
+    config: Config, sets: ImageSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The GPUs are declared, not there: the workers note their devices and train on the CPU."""
+
+    def on_the_cpu(settings: dict[str, Any]) -> None:
+        import ray.train.torch
+        import torch
+        import torch.distributed as dist
+
+        from raydae.trainer import _train_worker
+
+        worker: Any = importlib.import_module("raydae.worker")
+        seen = {
+            "device": str(ray.train.torch.get_device()),
+            "visible": os.environ["CUDA_VISIBLE_DEVICES"],
+            "gpu": ray.get_gpu_ids()[0],
+        }
+        cpu = torch.device("cpu")
+        ray.train.torch.get_device = lambda: cpu
+        train = worker.train
+
+        def train_and_note(*args: Any) -> Any:
+            (tmp_path / f"{dist.get_rank()}").write_text(
+                json.dumps({**seen, "backend": dist.get_backend()})
+            )
+            return train(*args)
+
+        worker.train = train_and_note
+        _train_worker(settings)
+
+    monkeypatch.setattr(trainer, "_train_worker", on_the_cpu)
+    with cluster_of_nodes() as cluster, contextlib.ExitStack() as stack:
+        cluster.add_node(num_cpus=6, num_gpus=2)
+        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+        start_ray()
+        stack.callback(ray.shutdown)
+        run = open_run(Folder.of(tmp_path / "run"), config).begin(sets)
+        workers = Workers(4, 4, 0.5, 1)
+        outcome = trainer.train_on_ray(run, workers, lambda status: None, lambda: False, 10.0)
+        assert outcome == Outcome("finished")
+    seen = [json.loads((tmp_path / f"{rank}").read_text()) for rank in range(4)]
+    assert sorted(int(worker["gpu"]) for worker in seen) == [0, 0, 1, 1]
+    for worker in seen:
+        assert worker["visible"] == "0,1"
+        assert worker["device"] == f"cuda:{worker['gpu']}"
+        assert worker["backend"] == "gloo"
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -81,7 +131,7 @@ def test_a_worker_that_hangs_is_named_and_replaced(
             hung[0].suspend()
 
     outcome = trainer.train_on_ray(
-        run, Workers(2, 2, False, 1), hang_one, lambda: False, 0.0, said.append
+        run, Workers(2, 2, 0, 1), hang_one, lambda: False, 0.0, said.append
     )
     assert outcome == Outcome("finished")
     assert not hung[0].is_running()
@@ -108,7 +158,7 @@ def test_a_worker_that_hangs_alone_is_named_and_replaced(
     run = open_run(Folder.of(tmp_path / "run"), config).begin(sets)
     said: list[str] = []
     outcome = trainer.train_on_ray(
-        run, Workers(1, 1, False, 1), lambda status: None, lambda: False, 0.0, said.append
+        run, Workers(1, 1, 0, 1), lambda status: None, lambda: False, 0.0, said.append
     )
     assert outcome == Outcome("finished")
     assert re.search(r"worker 0: \S+ \(process \d+\) hung for 20 s \(<lambda>, line \d+\)", said[0])
@@ -122,7 +172,7 @@ def test_a_worker_that_sees_another_folder_ends_the_run(
     monkeypatch.setattr(trainer, "claim_of", lambda folder: b"process 1 on another host")
     run = open_run(Folder.of(tmp_path / "run"), config).begin(sets)
     outcome = trainer.train_on_ray(
-        run, Workers(1, 1, False, 1), lambda status: None, lambda: False, 1.0
+        run, Workers(1, 1, 0, 1), lambda status: None, lambda: False, 1.0
     )
     assert outcome.status == "failed"
     assert re.search(r"run is not what \S+ \(process \d+\) sees there; give --st", outcome.message)
@@ -140,7 +190,7 @@ def test_workers_that_can_never_start_end_the_run(
     monkeypatch.setattr(trainer, "_train_worker", broken)
     run = open_run(Folder.of(tmp_path / "run"), config).begin(sets)
     outcome = trainer.train_on_ray(
-        run, Workers(1, 1, False, 1), lambda status: None, lambda: False, 1.0
+        run, Workers(1, 1, 0, 1), lambda status: None, lambda: False, 1.0
     )
     assert outcome.status == "failed"
     assert outcome.message.startswith("the workers could not be started 4 times; the last time: ")
