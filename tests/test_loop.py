@@ -35,7 +35,7 @@ def run(config: Config, sets: ImageSets, folder: Path, **how: Any) -> Outcome:
         config,
         sets,
         Folder.of(folder),
-        Context(threads=1, **how),
+        Context(**{"threads": 1, **how}),
         lambda start: shares(samples, schedule, start),
         minutes,
     )
