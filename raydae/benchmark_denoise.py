@@ -1,11 +1,12 @@
 """The denoising part of the benchmark: megapixels a second of the released network, way by way.
 
-    tiled, whole    `Denoiser` on an image in memory, with and without tiles, copies included
+    tiled, whole    `Denoiser` on an image in memory, as a user has it and in one tile, copies
+                    between the CPU and the GPU included
     bare            the network's forward pass alone, on values that are on the device
     onnx            the network exported and run by onnxruntime, values in the CPU's memory
 
-Each is followed by its precision, where that is not fp32. On an NVIDIA GPU torch's convolutions in
-fp32 round their factors to TF32, as torch has it by default.
+Each is followed by its precision, where that is not fp32. On a GPU fp32 is that of IEEE 754, and
+tf32 what torch makes of it in convolutions by default.
 """
 
 import importlib
@@ -26,7 +27,7 @@ WAYS: dict[str, tuple[str, ...]] = {
     "cpu": ("tiled", "whole", "bare", "bare bf16"),
     "cuda": (
         *("tiled", "tiled bf16", "whole", "whole bf16"),
-        *("bare", "bare bf16", "bare fp16", "bare bf16 compiled"),
+        *("bare", "bare tf32", "bare bf16", "bare fp16", "bare bf16 compiled"),
     ),
 }
 ONNX = ("onnx", "onnxruntime", "onnxscript")  # what the way `onnx` needs
@@ -62,6 +63,9 @@ def measure(way: str, height: int, width: int, device_name: str) -> Speed:
 
     device = torch.device(device_name)
     cuda = device.type == "cuda"
+    if cuda:
+        cudnn: Any = torch.backends.cudnn  # torch's types do not know `conv`
+        cudnn.conv.fp32_precision = "tf32" if "tf32" in way else "ieee"
     network, _ = load_model("released")
     if way == "onnx":
         name, work = _onnx(network.eval(), height, width)
@@ -100,11 +104,12 @@ def measure(way: str, height: int, width: int, device_name: str) -> Speed:
 
 def _denoiser(way: str, network: Any, device: Any, height: int, width: int) -> Callable[[], object]:
     """Denoises an image as a user does."""
-    from raydae.restore import TILE, Denoiser
+    from raydae.restore import Denoiser
 
     kind, _, precision = way.partition(" ")
-    tile = max(height, width) if kind == "whole" else TILE
-    denoiser = Denoiser(network, device, precision or "fp32", tile)
+    denoiser = Denoiser(network, device, precision or "fp32")
+    if kind == "whole":
+        denoiser.tile = max(height, width)
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     return lambda: denoiser(image)
 
