@@ -42,9 +42,9 @@ def main() -> int:
     out = None if args.out is None else cli.output_file(args.out, ".json")
     screen = console.make_console()
 
-    from raydae import benchmark
+    from raydae import benchmark, benchmark_runner
 
-    device = benchmark.choose_device(args.device)
+    device = benchmark_runner.choose_device(args.device)
     facts = {"machine": benchmark.machine(), "device": device, "quick": args.quick}
 
     def keep() -> None:
@@ -58,8 +58,8 @@ def main() -> int:
             Path(folder),
             lambda line: screen.print(line, style="dim"),
             device,
-            benchmark.QUICK_SECONDS if args.quick else benchmark.SECONDS,
-            benchmark.QUICK_ROUNDS if args.quick else benchmark.ROUNDS,
+            benchmark_runner.QUICK_SECONDS if args.quick else benchmark_runner.SECONDS,
+            benchmark_runner.QUICK_ROUNDS if args.quick else benchmark_runner.ROUNDS,
             keep,
         )
         for part in PARTS if args.what == "all" else [args.what]:
@@ -72,7 +72,7 @@ def main() -> int:
     screen.print(console.benchmark_table(report.rows))
     for name, ratio in report.ratios.items():
         screen.print(f"{name:<32} {ratio:.3f}")
-    return 0
+    return 1 if bench.failed else 0
 
 
 if __name__ == "__main__":

@@ -3,7 +3,10 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +14,8 @@ import torch
 from torch import nn
 
 from raydae import benchmark, benchmark_denoise, benchmark_feed, benchmark_flops, opponents
-from raydae.benchmark import Bench, Report, _cases, choose_device
+from raydae.benchmark import Bench, _cases
+from raydae.benchmark_runner import Report, choose_device
 from raydae.config import Config, check_workers
 from raydae.errors import UserError
 from raydae.images import ImageSets
@@ -110,6 +114,47 @@ def test_every_case_of_scaling_can_be_trained(number: int) -> None:
     assert (2, 32) in _cases(number)
 
 
+def test_on_a_gpu_sides_are_measured_at_more_batch_sizes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The report of `train`, from figures that are made up."""
+
+    @contextmanager
+    def card() -> Iterator[Callable[..., Any]]:
+        yield lambda function, configs: (1e12, {"dae": 10**6, "unet": 2 * 10**6})
+
+    def opponent(
+        side: str, config: Config, seconds: float, batches: tuple[int, ...]
+    ) -> list[dict[str, float]]:
+        if side == "tricks":
+            raise RuntimeError("no compiler")
+        return [
+            {"batch": batch, "patches_per_s": 1000 * batch, "first_step_s": 2} for batch in batches
+        ]
+
+    def job(network: str, rate: float, batch: int) -> dict[str, float]:
+        return {"patches_per_s": rate / 2, "waited": 1, "seconds": 4}
+
+    said: list[str] = []
+    monkeypatch.setattr(benchmark, "_apart", card)
+    bench = Bench(tmp_path, said.append, "cuda", rounds=1)
+    monkeypatch.setattr(bench, "opponent", opponent)
+    monkeypatch.setattr(bench, "raydae", job)
+    bench.train()
+    medians = {row["what"]: row["median"] for row in bench.report.rows}
+    assert medians["bf16 matrix product, the peak"] == 1
+    assert medians["dae, limit"] == 32_000
+    assert medians["unet batch 1024, limit: MFU"] == pytest.approx(100 * 2e6 * 1_024_000 / 1e12)
+    assert medians["unet batch 1024, raydae"] == 512_000
+    assert medians["dae batch 256, raydae: waits for data"] == 25
+    assert medians["dae batch 256, plain: until the first step is done"] == 2
+    assert "dae batch 1024, plain" not in medians
+    assert bench.report.ratios["train/limit-unet batch 256"] == 0.5
+    assert bench.report.ratios["train/limit"] == 0.5
+    assert bench.failed, "without a compiler"
+    assert "train dae: tricks failed: RuntimeError: no compiler" in said
+
+
 def test_the_devices_that_there_are_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert [choose_device("auto"), choose_device("cpu")] == ["cpu", "cpu"]
@@ -167,7 +212,7 @@ def test_each_side_of_the_feed_brings_samples(side: str, tmp_path: Path) -> None
 
 def test_the_job_is_measured_in_its_second_epoch_and_stopped(tmp_path: Path) -> None:
     bench = Bench(tmp_path, lambda line: None, seconds=1)
-    run = bench._raydae("dae", rate=64)
+    run = bench.raydae("dae", rate=64)
     assert 0 <= run["waited"] < run["seconds"]
     assert run["patches_per_s"] > 0
     (folder,) = (tmp_path / "runs").glob("run*")
