@@ -3,7 +3,8 @@
     python jobs/benchmark.py all --out benchmark.json
 
 Parts: train (patches a second), feed (samples), startup (seconds around the steps), scaling
-(workers), denoise (megapixels a second). All on the CPU, about a quarter of an hour on two cores.
+(workers), denoise (megapixels a second). All sides compute on the same device, the CPU or one GPU;
+scaling is measured on the CPU only. About a quarter of an hour on two cores or one GPU.
 """
 
 import json
@@ -27,6 +28,10 @@ class Arguments:
         "all"
     )
     """The part."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """What all sides compute on; auto: a GPU if there is one."""
+    quick: bool = False
+    """One round of 3 s instead of two of 6 s."""
     out: str | None = None
     """File or URI for the results, .json."""
 
@@ -37,20 +42,37 @@ def main() -> int:
     out = None if args.out is None else cli.output_file(args.out, ".json")
     screen = console.make_console()
 
-    from raydae.benchmark import Bench, machine
+    from raydae import benchmark, benchmark_runner
+
+    device = benchmark_runner.choose_device(args.device)
+    facts = {"machine": benchmark.machine(), "device": device, "quick": args.quick}
+
+    def keep() -> None:
+        """Writes what is there already: a part takes minutes, and a later one may fail."""
+        if out is not None:
+            found = {"ratios": bench.report.ratios, "rows": bench.report.rows}
+            out.write(json.dumps({**facts, **found}, indent=1))
 
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder), lambda line: screen.print(line, style="dim"))
+        bench = benchmark.Bench(
+            Path(folder),
+            lambda line: screen.print(line, style="dim"),
+            device,
+            benchmark_runner.QUICK_SECONDS if args.quick else benchmark_runner.SECONDS,
+            benchmark_runner.QUICK_ROUNDS if args.quick else benchmark_runner.ROUNDS,
+            keep,
+        )
         for part in PARTS if args.what == "all" else [args.what]:
+            if part == "scaling" and device == "cuda":
+                screen.print("scaling is left out: on cuda it needs several GPUs; use --device cpu")
+                continue
             getattr(bench, part)()
-            if out is not None:  # after each part: they take minutes, and a later one may fail
-                found = {"ratios": bench.report.ratios, "rows": bench.report.rows}
-                out.write(json.dumps({"machine": machine(), **found}, indent=1))
+            keep()
     report = bench.report
     screen.print(console.benchmark_table(report.rows))
     for name, ratio in report.ratios.items():
         screen.print(f"{name:<32} {ratio:.3f}")
-    return 0
+    return 1 if bench.failed else 0
 
 
 if __name__ == "__main__":

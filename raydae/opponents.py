@@ -1,13 +1,15 @@
 """What raydae is measured against: its own limit, and what one would write without it.
 
-    python -m raydae.opponents plain 10 config.json    # for ten seconds
+    python -m raydae.opponents plain 10 config.json cpu 2 32    # ten seconds, 2 loaders, batch 32
 
 Each trains the same network on patches of the same size, batch and noise, in a process of its own,
-and prints one line of JSON: patches a second, and when the first step and the last were done.
+on the CPU or on one GPU. It prints a line of JSON for each batch size that is named: patches a
+second, when the first and the last measured step were done, and how long the first step took.
 
     limit    raydae's own loop on a batch that is in memory already
-    plain    a script as tutorials have it: a Dataset, a DataLoader of two workers, float32
-    tricks   the same script with everything that makes raydae fast, but Ray
+    plain    a script as tutorials have it: a Dataset, a DataLoader, float32, on a GPU autocast
+    tricks   the same script with everything that makes raydae fast, but Ray; on a GPU also
+             cudnn.benchmark, pinned copies of integers, and torch.compile
 """
 
 import itertools
@@ -23,7 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from raydae.config import Config, load_config
@@ -37,8 +39,55 @@ from raydae.runs import Status
 from raydae.samples import Samples, Schedule
 from raydae.storage import Folder
 
-CPU = torch.device("cpu")
-LOADERS = 2  # workers of a DataLoader
+PREFETCH = 4  # batches that each worker of a DataLoader keeps ready
+SYNC_S = 0.5  # between two marks on a GPU, for each of which the CPU waits
+
+
+class Marks:
+    """When steps were done.
+
+    On the CPU every step is marked. A GPU runs behind the CPU, which only submits work, so a time
+    means something after a synchronization only: there, a step is marked every half second, and
+    the CPU waits for the GPU before it takes the time.
+    """
+
+    def __init__(self, device: torch.device, seconds: float, warmup_steps: int) -> None:
+        """Starts the clock.
+
+        Args:
+            device: where the steps are computed.
+            seconds: to measure for, after the warm-up; 0: the first two marks are enough.
+            warmup_steps: steps that are not measured, beside a fifth of the seconds.
+        """
+        self.cuda, self.seconds = device.type == "cuda", seconds
+        self.warmup_steps = warmup_steps if seconds else 0
+        self.began = time.time()
+        self.marks: list[tuple[float, int]] = []  # (time, steps done)
+
+    def add(self, steps: int) -> bool:
+        """Notes that so many steps are done; returns whether they are enough."""
+        if self.cuda:
+            if self.marks and time.time() < self.marks[-1][0] + SYNC_S:
+                return False
+            torch.cuda.synchronize()
+        self.marks.append((time.time(), steps))
+        steady = self._steady()
+        return len(steady) > 1 and steady[-1][0] - steady[0][0] >= self.seconds
+
+    def summary(self, batch_size: int) -> dict[str, float]:
+        """The figures of the measured steps."""
+        (start, first), *_, (end, last) = self._steady()
+        return {
+            "first": self.marks[0][0],
+            "last": end,
+            "first_step_s": self.marks[0][0] - self.began,
+            "patches_per_s": batch_size * (last - first) / (end - start),
+        }
+
+    def _steady(self) -> list[tuple[float, int]]:
+        """The marks after the warm-up, so far."""
+        since = self.marks[0][0] + self.seconds / 5
+        return [mark for mark in self.marks if mark[0] >= since and mark[1] > self.warmup_steps]
 
 
 class Patches(Dataset[tuple[Tensor, Tensor]]):
@@ -78,80 +127,118 @@ class Batches(Dataset[dict[str, NDArray[Any]]]):
         return self.samples.block([range(first, first + self.batch_size)], self.batch_size)
 
 
-def plain(config: Config, images: tuple[ImageFile, ...]) -> Iterator[None]:
+def plain(
+    config: Config, images: tuple[ImageFile, ...], device: torch.device, loaders: int
+) -> Iterator[None]:
     """Trains as tutorials do; yields after each step."""
-    network = build(config.model).train()
+    network = build(config.model).to(device).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=config.optim.lr)
-    patches = Patches(images, config)
-    loader = DataLoader(patches, config.optim.batch_size, shuffle=True, num_workers=LOADERS)
-    for noisy, clean in itertools.chain.from_iterable(itertools.repeat(loader)):
+    loader = DataLoader(
+        Patches(images, config),
+        config.optim.batch_size,
+        shuffle=True,
+        num_workers=loaders,
+        pin_memory=device.type == "cuda",
+    )
+    precision = "bf16" if device.type == "cuda" else "fp32"
+    for pair in itertools.chain.from_iterable(itertools.repeat(loader)):
+        noisy, clean = (patches.to(device) for patches in pair)
         optimizer.zero_grad()
-        loss = compute_loss(config.optim.loss, network(noisy), clean, noisy)
+        with autocast(device, precision):
+            loss = compute_loss(config.optim.loss, network(noisy), clean, noisy)
         torch.autograd.backward(loss)
         optimizer.step()
         loss.item()
         yield
 
 
-def tricks(config: Config, images: tuple[ImageFile, ...]) -> Iterator[None]:
+def tricks(
+    config: Config, images: tuple[ImageFile, ...], device: torch.device, loaders: int
+) -> Iterator[None]:
     """Trains by the same script with all that makes raydae fast; yields after each step."""
     torch.set_flush_denormal(True)
-    network = channels_last(build(config.model), CPU).train()
+    cuda = device.type == "cuda"
+    torch.backends.cudnn.benchmark = cuda
+    network = channels_last(build(config.model), device).train()
     optimizer = make_optimizer(config.optim, network)
-    precision = resolve_precision(config.precision, CPU)
+    forward: nn.Module = network
+    if cuda:
+        forward = torch.compile(network, dynamic=False)  # type: ignore[assignment]  # a module too
+    precision = resolve_precision(config.precision, device)
     batches = Batches(Samples.of(config, images), config.optim.batch_size)
-    for batch in DataLoader(batches, batch_size=None, num_workers=LOADERS, prefetch_factor=4):
-        noisy = batch["noisy"].permute(0, 3, 1, 2).float() / SCALE
-        clean = batch["clean"].permute(0, 3, 1, 2).float() / 255
+    loader = DataLoader(
+        batches, batch_size=None, num_workers=loaders, prefetch_factor=PREFETCH, pin_memory=cuda
+    )
+    for batch in loader:
+        noisy = batch["noisy"].to(device, non_blocking=True).permute(0, 3, 1, 2).float() / SCALE
+        clean = batch["clean"].to(device, non_blocking=True).permute(0, 3, 1, 2).float() / 255
         optimizer.zero_grad(set_to_none=True)
-        with autocast(CPU, precision):
-            denoised = network(noisy)
+        with autocast(device, precision):
+            denoised = forward(noisy)
         loss = compute_loss(config.optim.loss, denoised.float(), clean, noisy)
         torch.autograd.backward(loss)
         optimizer.step()
         yield
 
 
-def limit(config: Config, images: tuple[ImageFile, ...], seconds: float) -> list[float]:
-    """Raydae's own loop on a batch that is in memory; when each step began."""
+def limit(
+    config: Config, images: tuple[ImageFile, ...], device: torch.device, marks: Marks
+) -> None:
+    """Trains with raydae's own loop on a batch that is in memory, and marks its steps."""
     sets = ImageSets("the benchmark's", images, images[:1], images[:1])
     # An epoch that does not end: its rate is to be that of steps alone.
     config = config.override({"data.patches_per_image": 10**6})
     schedule = Schedule.of(config, len(images))
     batch = Samples.of(config, images).block([range(schedule.batch_size)], schedule.batch_size)
-    marks: list[float] = []
+    enough = False
 
     def resident(start: int) -> Iterator[dict[str, NDArray[Any]]]:
+        nonlocal enough
         for step in itertools.count(start):
-            marks.append(time.time())
+            if step > start:
+                enough = marks.add(step) or enough
             first = step * schedule.batch_size
             yield {**batch, "index": np.arange(first, first + schedule.batch_size)}
 
     def stop(status: Status) -> bool:
-        return marks[-1] > marks[0] + seconds
+        return enough
 
     with tempfile.TemporaryDirectory() as folder:
-        train(config, sets, Folder.of(folder), Context(tell=stop), resident)
-    return marks
+        train(config, sets, Folder.of(folder), Context(device=device, tell=stop), resident)
+
+
+def measure(
+    side: str,
+    config: Config,
+    images: tuple[ImageFile, ...],
+    device: torch.device,
+    seconds: float,
+    loaders: int,
+) -> dict[str, float]:
+    """Trains one side until it is measured; its figures, as `Marks.summary` has them."""
+    if side == "limit":
+        # The first steps load libraries, and on a GPU choose algorithms.
+        marks = Marks(device, seconds, 10 if device.type == "cuda" else 0)
+        limit(config, images, device, marks)
+    else:
+        # On a GPU, the batches that were made while the first step compiled come at once.
+        marks = Marks(device, seconds, loaders * PREFETCH if device.type == "cuda" else 0)
+        steps = {"plain": plain, "tricks": tricks}[side](config, images, device, loaders)
+        for number, _ in enumerate(steps, start=1):
+            if marks.add(number):
+                break
+    return marks.summary(config.optim.batch_size)
 
 
 def main() -> None:
-    """Trains as the command line says; prints its figures."""
-    name, seconds, path = sys.argv[1:]
+    """Trains as the command line says; prints a line of figures for each batch size."""
+    side, seconds, path, device, loaders, *batches = sys.argv[1:]
     config = load_config(path)
     images = find_images(config.data).train
-    if name == "limit":
-        marks = limit(config, images, float(seconds))
-    else:
-        marks = []
-        for _ in {"plain": plain, "tricks": tricks}[name](config, images):
-            marks.append(time.time())
-            if marks[-1] > marks[0] + float(seconds):
-                break
-    steady = marks[len(marks) // 5 :]
-    patches = config.optim.batch_size * (len(steady) - 1)
-    rate = patches / (steady[-1] - steady[0]) if patches else 0.0
-    print(json.dumps({"first": marks[0], "last": marks[-1], "patches_per_s": rate}))
+    for batch in map(int, batches):
+        sized = config.override({"optim.batch_size": batch})
+        figures = measure(side, sized, images, torch.device(device), float(seconds), int(loaders))
+        print(json.dumps({"batch": batch, **figures}), flush=True)
 
 
 if __name__ == "__main__":
