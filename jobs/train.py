@@ -70,7 +70,7 @@ class Launch:
     checkpoint_minutes: float = 10.0
     """Minutes between two checkpoints at most."""
     max_minutes: float | None = None
-    """Stop after so many minutes with a checkpoint; none: no limit."""
+    """Stop with a checkpoint after these; none: no limit."""
     verbose: bool = False
     """Show what Ray has to say."""
 

@@ -60,7 +60,7 @@ class Launch:
     num_workers: int = 1
     """Workers of a trial."""
     gpus_per_trial: float | None = None
-    """GPUs of a trial: 0.25 lets four share one; none: one for each worker."""
+    """GPUs of a trial, such as 0.25; none: 1 a worker."""
     use_gpu: Literal["auto", "yes", "no"] = "auto"
     """Train on GPUs."""
     verbose: bool = False
