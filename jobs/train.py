@@ -197,7 +197,8 @@ def test(run: Run, workers: "Workers", screen: Console) -> None:
     with console.counting(screen, "testing") as progress:
         # In this process, which is there at once, but for images that might take all its memory.
         small = all(file.height * file.width <= SMALL_IMAGE for file in run.sets.test)
-        here = workers.alone and not workers.gpus and small
+        device: Literal["cpu", "cuda"] = "cuda" if workers.gpus else "cpu"
+        here = device if workers.alone and small else None
         scores, failed = evaluation.evaluate(model, run.sets.test, sigmas, progress, here=here)
     if not scores:
         raise UserError(

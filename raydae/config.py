@@ -187,6 +187,8 @@ class Config:
     """Seed of the weights, the patches and the noise."""
     precision: Precision = "auto"
     """Arithmetic; auto: bf16 where faster."""
+    compile: Literal["auto", "off"] = "auto"
+    """Compile the network; auto: on a GPU, one worker."""
     deterministic: bool = False
     """The same bits in every run on the same GPU; slower."""
     threads: int | None = None

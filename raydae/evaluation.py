@@ -3,10 +3,12 @@
 import csv
 import io
 import math
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -38,7 +40,10 @@ class Score:
 
 
 def score(
-    methods: Mapping[str, classical.Method], file: ImageFile, sigmas: Sequence[float]
+    methods: Mapping[str, classical.Method],
+    file: ImageFile,
+    sigmas: Sequence[float],
+    lock: AbstractContextManager[Any] = nullcontext(),  # noqa: B008  # it has no state
 ) -> list[Score]:
     """Scores one image at each level: the noisy input as it is, the results as uint8.
 
@@ -51,9 +56,10 @@ def score(
         noisy = evaluation_noise(clean, sigma)
         psnr_noisy, ssim_noisy = psnr(clean, noisy * 255), ssim(clean, noisy * 255)
         for name, method in methods.items():
-            began = time.perf_counter()
-            denoised = method(noisy, sigma)
-            seconds = time.perf_counter() - began
+            with lock:
+                began = time.perf_counter()
+                denoised = method(noisy, sigma)
+                seconds = time.perf_counter() - began
             result = to_uint8(denoised)
             scores.append(
                 Score(
@@ -77,7 +83,7 @@ def evaluate(
     progress: Callable[[int, int], None] = lambda done, total: None,
     ensemble: bool = False,
     compare: bool = False,
-    here: bool = False,
+    here: Literal["cpu", "cuda"] | None = None,
 ) -> tuple[list[Score], list[str]]:
     """Score a model file on images, in float32 (not TF32), spread over Ray's workers.
 
@@ -91,7 +97,7 @@ def evaluate(
         progress: called with (images done, images in all).
         ensemble: average over the eight flips and turns.
         compare: score the denoisers of `raydae.classical` too.
-        here: in threads of this process, on the CPU, instead of Ray's workers.
+        here: in threads of this process, with its network on that device, instead of Ray's workers.
 
     Returns:
         The scores, in the order of the images, levels and denoisers; a line on each image that
@@ -99,7 +105,7 @@ def evaluate(
     """
 
     def prepare() -> Callable[[ImageFile], list[Score]]:
-        device = "cuda" if torch.cuda.is_available() and not here else "cpu"
+        device = here or ("cuda" if torch.cuda.is_available() else "cpu")
         network, info = load_model(model)
         denoiser = Denoiser(network, device, ensemble=ensemble)
         denoiser(np.zeros((256, 256), np.float32))  # the first call takes longest
@@ -107,15 +113,17 @@ def evaluate(
         methods: dict[str, classical.Method] = {name: lambda noisy, sigma: denoiser(noisy)}
         if compare:
             methods |= classical.available()
-        return lambda file: score(methods, file, sigmas)
+        # Threads share a GPU, one image at a time.
+        lock = threading.Lock() if device == "cuda" else nullcontext()
+        return lambda file: score(methods, file, sigmas, lock)
 
     threads = torch.get_num_threads()
-    if here:
+    if here == "cpu":
         torch.set_num_threads(1)  # each of the threads that score has a core
     sigmas = tuple(dict.fromkeys(sigmas))
     results: dict[int, list[Score]] = {}
     failed = []
-    for done, (number, result) in enumerate(spread(prepare, images, here), start=1):
+    for done, (number, result) in enumerate(spread(prepare, images, here is not None), start=1):
         if isinstance(result, Exception):
             failed.append(f"{images[number].name}: {first_line(result)}")
         else:

@@ -12,6 +12,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,8 +25,7 @@ from torch import Tensor
 
 from raydae.config import Config
 from raydae.errors import UserError
-from raydae.images import ImageSets, read_image, spread_over
-from raydae.metrics import psnr, ssim, to_uint8
+from raydae.images import ImageSets, spread_over
 from raydae.modelfile import (
     BAD_CONTENT,
     Weights,
@@ -37,13 +37,13 @@ from raydae.modelfile import (
     unpack_optimizer,
 )
 from raydae.models import build
-from raydae.noise import evaluation_noise
 from raydae.optim import learning_rate
 from raydae.restore import Denoiser
 from raydae.runs import Checkpoints, Outcome, Progress, Status
 from raydae.samples import Schedule
 from raydae.step import Batch, TrainStep
 from raydae.storage import Folder, first_line
+from raydae.validation import score_images
 
 AGREE_SECONDS = 0.5  # between two agreements of the workers; a stop waits no longer than that
 MOST_STEPS = 64  # likewise
@@ -99,6 +99,17 @@ def resolve_precision(asked: str, device: torch.device) -> str:
             bool(capabilities.get("avx512_bf16")) and not intel
         )
     return "bf16" if native else "fp32"
+
+
+def resolve_compile(config: Config, context: Context) -> bool:
+    """Return whether the network is compiled: on a GPU of the worker's own, unless told not to.
+
+    Compilation needs a C compiler, and does not promise the same kernels in every run.
+    """
+    if config.compile == "off" or config.deterministic:
+        return False
+    compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
+    return context.device.type == "cuda" and context.workers == 1 and compiler is not None
 
 
 def train(
@@ -229,7 +240,13 @@ class _Run:
                 raise UserError(f"{config.init} holds {info.model}, not {config.model}")
             self.progress.inherited = list(info.train_hashes)
         self.train_step = TrainStep(
-            config, network, self.schedule, context.device, self.precision, context.workers
+            config,
+            network,
+            self.schedule,
+            context.device,
+            self.precision,
+            context.workers,
+            compiled=resolve_compile(config, context),
         )
         self.network, self.ema_model = self.train_step.network, self.train_step.ema_model
         if files:
@@ -389,17 +406,15 @@ class _Run:
         denoise = Denoiser(self.ema_model, self.context.device, self.precision)
         sums = np.zeros(3)
         images = spread_over(self.sets.val, self.config.validation.images)
-        for file in images[self.context.rank :: self.context.workers]:
+        images = images[self.context.rank :: self.context.workers]
+        self._say_alive()
+        scored = score_images(denoise, images, self.config.evaluation_sigmas)
+        for file, scores in zip(images, scored, strict=True):
             self._say_alive()
-            try:
-                clean = read_image(file.uri)
-            except OSError:
+            if scores is None:
                 self.unreadable.add(file.name)
-                continue
-            for sigma in self.config.evaluation_sigmas:
-                self._say_alive()
-                denoised = to_uint8(denoise(evaluation_noise(clean, sigma)))
-                sums += psnr(clean, denoised), ssim(clean, denoised), 1
+            else:
+                sums += scores
         totals = self.context.total(torch.from_numpy(sums).to(self.context.device))
         total_psnr, total_ssim, count = totals.tolist()
         return (total_psnr / count, total_ssim / count) if count else (math.nan, math.nan)

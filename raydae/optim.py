@@ -183,12 +183,13 @@ def orthogonalise(batches: Sequence[Tensor], steps: int = 5) -> list[Tensor]:
 
 def _iterate(gram: Tensor, steps: int) -> Tensor:
     """The product of the iteration's factors for some xx', (n, side, side)."""
-    identity = torch.eye(gram.shape[1], device=gram.device, dtype=gram.dtype)
-    product: Tensor = identity
+    product: Tensor | None = None
     for _ in range(steps):
-        factor = 3.4445 * identity - 4.7750 * gram + 2.0315 * gram @ gram
-        product = factor @ product
+        factor = torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
+        factor.diagonal(dim1=1, dim2=2).add_(3.4445)
+        product = factor if product is None else factor @ product
         gram = factor @ gram @ factor
+    assert product is not None
     return product
 
 

@@ -7,7 +7,7 @@ every step, by DDP, and run without one.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,7 @@ class TrainStep:
         device: torch.device,
         precision: str,
         workers: int = 1,
+        compiled: bool = False,
     ) -> None:
         """Move the network to the device.
 
@@ -54,6 +55,8 @@ class TrainStep:
             device: of this worker.
             precision: `fp32` or `bf16`.
             workers: how many share each step; the process group exists where that is above 1.
+            compiled: whether torch compiles the network, which joins the small operations between
+                convolutions into few kernels; only for one worker.
         """
         self.config, self.schedule, self.device = config, schedule, device
         self.precision, self.workers = precision, workers
@@ -61,9 +64,11 @@ class TrainStep:
         self.ema_model = copy.deepcopy(self.network) if config.optim.ema else self.network
         self.uses_graph = device.type == "cuda" and workers == 1
         self.optimizer = make_optimizer(config.optim, self.network, self.uses_graph)
-        self.forward: nn.Module = self.network
+        self.forward: Callable[[Tensor], Tensor] = self.network
         if workers > 1:
             self.forward = DistributedDataParallel(self.network, gradient_as_bucket_view=True)
+        elif compiled:
+            self.forward = torch.compile(self.network, dynamic=False)
         # What changes from step to step; a graph reads it from the device.
         self._lr: float | Tensor = torch.zeros((), device=device) if self.uses_graph else 0.0
         self._ema_weight: float | Tensor = (

@@ -140,7 +140,7 @@ def test_one_gpu_works_on_all_items_in_one_actor() -> None:
 @pytest.mark.usefixtures("ray_with_a_gpu")
 def test_evaluating_under_ray_scores_as_here(sets: ImageSets) -> None:
     images = [*sets.val, *sets.test]
-    here, failed = evaluate("released", images, [15, 50], here=True)
+    here, failed = evaluate("released", images, [15, 50], here="cpu")
     under_ray, failed_under_ray = evaluate("released", images, [15, 50])
     assert failed == failed_under_ray == []
     assert len(here) == len(under_ray) == 4

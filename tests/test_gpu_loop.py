@@ -57,11 +57,18 @@ def test_a_captured_step_computes_what_a_step_does(
     assert_same_weights(tmp_path / "graph", tmp_path / "eager")
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_resumed_equals_uninterrupted(
-    recipe: dict[str, Any], config: Config, sets: ImageSets, tmp_path: Path
+    recipe: dict[str, Any],
+    compiled: bool,
+    config: Config,
+    sets: ImageSets,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = config.override(recipe)
+    monkeypatch.setattr(loop, "resolve_compile", lambda config, context: compiled)
     on_gpu(config, sets, tmp_path / "whole")
     for stop in (2, 9, 21):  # before, in and after the first epoch's graph
         outcome = on_gpu(config, sets, tmp_path / "parts", tell=StopAfter(stop))
@@ -89,6 +96,20 @@ def test_the_losses_are_those_of_the_cpu(
     on_gpu(config, sets, tmp_path / "gpu")
     run(config, sets, tmp_path / "cpu")
     ours, theirs = history(tmp_path / "gpu"), history(tmp_path / "cpu")
+    assert [line["loss"] for line in ours] == pytest.approx(
+        [line["loss"] for line in theirs], rel=2e-3
+    )
+
+
+@pytest.mark.parametrize("name", ["dae", "unet"])
+def test_a_compiled_network_trains_as_one_that_is_not(
+    name: str, config: Config, sets: ImageSets, tmp_path: Path
+) -> None:
+    recipe = MUON if name == "unet" else DAE
+    config = config.override({**recipe, "precision": "fp32", "optim.lr": 1e-4})
+    on_gpu(config, sets, tmp_path / "compiled")
+    on_gpu(config.override({"compile": "off"}), sets, tmp_path / "plain")
+    ours, theirs = history(tmp_path / "compiled"), history(tmp_path / "plain")
     assert [line["loss"] for line in ours] == pytest.approx(
         [line["loss"] for line in theirs], rel=2e-3
     )

@@ -130,18 +130,13 @@ def test_little_free_memory_leads_to_several_tiles_that_fit(
 ) -> None:
     image = noisy(1300, 1400)
     whole = on_gpu(networks["unet"], tile=MAX_TILE)(image)
-    free = 200 * 2**20
-    monkeypatch.setattr(restore, "_free_memory", lambda device: free)
+    monkeypatch.setattr(restore, "_free_memory", lambda device: 200 * 2**20)
     denoiser = on_gpu(networks["unet"])
     passes = count_passes(denoiser.network)
     np.testing.assert_allclose(denoiser(image), whole, rtol=0, atol=MAX_ERROR)
     assert passes[0] == PROBE**2
     assert len(passes) > 3, "the probe and several tiles"
-
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    denoiser(image)
-    assert torch.cuda.max_memory_allocated() - before <= free
+    assert max(passes[1:]) < PROBE**2
 
 
 def test_an_out_of_memory_error_leads_to_smaller_tiles(networks: dict[str, nn.Module]) -> None:
@@ -182,9 +177,9 @@ def test_a_gpu_that_really_runs_out_of_memory(
     assert denoiser.tile is not None
     tile, before = denoiser.tile, len(passes)
     assert tile < 1800
-    denoiser(image)
-    assert denoiser.tile == tile
-    assert max(passes[before:]) < passes[0], "the tile that worked is kept"
+    np.testing.assert_allclose(denoiser(image), whole, rtol=0, atol=MAX_ERROR)
+    assert denoiser.tile <= tile, "memory in pieces may ask for smaller ones yet"
+    assert max(passes[before:]) < passes[0], "the tile that worked is where the next image begins"
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -201,10 +196,14 @@ def test_evaluating_under_ray_on_a_gpu_scores_as_the_cpu_does(tmp_path: Path) ->
     for seed in (0, 1):
         Image.fromarray(draw(seed, 65, 91)).save(tmp_path / f"{seed}.png")
     images, _ = scan(list_images(str(tmp_path)))
-    on_cpu, failed_on_cpu = evaluate("released", images, [15, 50], here=True)
+    on_cpu, failed_on_cpu = evaluate("released", images, [15, 50], here="cpu")
+    in_threads, _ = evaluate("released", images, [15, 50], here="cuda")
     on_gpus, failed_on_gpus = evaluate("released", images, [15, 50])
     assert not failed_on_cpu
     assert not failed_on_gpus
+    assert [line.psnr for line in in_threads] == pytest.approx(
+        [line.psnr for line in on_gpus], abs=0.001
+    )
     assert len(on_cpu) == len(on_gpus) == 4
     for cpu, gpu in zip(on_cpu, on_gpus, strict=True):
         assert (gpu.image, gpu.sigma) == (cpu.image, cpu.sigma)
