@@ -188,9 +188,9 @@ class Config:
     precision: Precision = "auto"
     """Arithmetic; auto: bf16 where faster."""
     compile: Literal["auto", "off"] = "auto"
-    """Compile the network; auto: on a GPU, one worker."""
+    """Compile the network on a GPU."""
     deterministic: bool = False
-    """The same bits in every run on the same GPU; slower."""
+    """Same bits in every run on a GPU; slower."""
     threads: int | None = None
     """CPU threads of a worker; none: its share."""
 
