@@ -178,9 +178,9 @@ class Runner:
     ) -> list[dict[str, float]]:
         """Runs a side; its figures for each batch size."""
         words = [side, seconds, self._write(config), self.device, self.loaders, *batches]
-        # A compilation that an earlier run has stored says nothing.
-        inductor = {"TORCHINDUCTOR_CACHE_DIR": str(self.folder / f"inductor{next(self._numbers)}")}
-        tricks = {} if side == "plain" else {**MALLOC, **inductor}
+        tricks = {} if side == "plain" else dict(MALLOC)
+        if side == "tricks":  # a compilation that an earlier run has stored says nothing
+            tricks["TORCHINDUCTOR_CACHE_DIR"] = str(self.folder / f"inductor{next(self._numbers)}")
         command = [sys.executable, "-m", "raydae.opponents", *words]
         said = self._run(command, {**tricks, **environment})
         return [json.loads(line) for line in said.splitlines() if line.startswith('{"batch"')]

@@ -58,8 +58,8 @@ class NoiseConfig:
 
     sigma: str = "25"
     """Noise on the 0-255 scale: 25, or uniform 5:55."""
-    on: Literal["cpu", "device"] = "cpu"
-    """Where it is made; device: the network's."""
+    on: Literal["auto", "cpu", "device"] = "auto"
+    """Where it is made; auto: on a GPU, if it trains."""
     version: int = NOISE_VERSION
     """Of how it is made; a run goes on with its own."""
 

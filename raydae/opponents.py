@@ -165,13 +165,17 @@ def tricks(
     if cuda:
         forward = torch.compile(network, dynamic=False)  # type: ignore[assignment]  # a module too
     precision = resolve_precision(config.precision, device)
-    batches = Batches(Samples.of(config, images), config.optim.batch_size)
+    batches = Batches(Samples.of(config, images, cuda), config.optim.batch_size)
     loader = DataLoader(
         batches, batch_size=None, num_workers=loaders, prefetch_factor=PREFETCH, pin_memory=cuda
     )
     for batch in loader:
-        noisy = batch["noisy"].to(device, non_blocking=True).permute(0, 3, 1, 2).float() / SCALE
         clean = batch["clean"].to(device, non_blocking=True).permute(0, 3, 1, 2).float() / 255
+        if cuda:  # where one would make the noise too
+            sigma = batch["sigma"].to(device, non_blocking=True)[:, None, None, None]
+            noisy = clean + torch.randn_like(clean) * (sigma / 255)
+        else:
+            noisy = batch["noisy"].permute(0, 3, 1, 2).float() / SCALE
         optimizer.zero_grad(set_to_none=True)
         with autocast(device, precision):
             denoised = forward(noisy)
@@ -189,7 +193,8 @@ def limit(
     # An epoch that does not end: its rate is to be that of steps alone.
     config = config.override({"data.patches_per_image": 10**6})
     schedule = Schedule.of(config, len(images))
-    batch = Samples.of(config, images).block([range(schedule.batch_size)], schedule.batch_size)
+    samples = Samples.of(config, images, device.type == "cuda")
+    batch = samples.block([range(schedule.batch_size)], schedule.batch_size)
     enough = False
 
     def resident(start: int) -> Iterator[dict[str, NDArray[Any]]]:

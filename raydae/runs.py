@@ -235,7 +235,8 @@ def open_run(folder: Folder, config: Config, restart: bool = False, kind: str = 
             f"{folder} holds no run that can be read ({first_line(error)}); choose another --name"
         ) from None
     progress = found[0] if found else Progress()
-    asked: dict[str, Any] = {"threads": config.threads}  # free, as the number of workers is
+    # Free, as the number of workers is.
+    asked: dict[str, Any] = {"threads": config.threads, "noise.on": config.noise.on}
     if old.optim.schedule == "constant":  # another schedule has come to its end with the epochs
         asked["optim.epochs"] = max(old.optim.epochs, config.optim.epochs)
     if changes := differences(old.override(asked), config):

@@ -71,7 +71,7 @@ def train_on_ray(
         train_loop_config={
             "config": run.config,
             "sets": run.sets,
-            "samples": ray.put(Samples.of(run.config, run.sets.train)),
+            "samples": ray.put(Samples.of(run.config, run.sets.train, workers.gpus > 0)),
             "folder": run.folder,
             "claim": claim_of(run.folder),
             "threads": workers.threads,
