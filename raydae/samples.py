@@ -15,12 +15,14 @@ batches. Neither torch nor Ray is imported here: the processes that make samples
 """
 
 import functools
+import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from raydae.config import Config
@@ -29,7 +31,7 @@ from raydae.images import ImageFile, read_image
 from raydae.noise import SAMPLE_DRAWS, add_noise
 from raydae.random_numbers import ORDER, SAMPLE, Generators, generator
 
-CACHE_BYTES = 512 * 2**20  # decoded images that a process keeps: BSDS500's training set has 93 MB
+LEAST_CACHE_BYTES, MOST_CACHE_BYTES = 2**27, 2**31  # BSDS500's training set, decoded, has 93 MB
 PIXEL = "V3"  # three bytes that are copied as one, twice as fast
 PADDING = -1  # the index of a row that only fills up a share
 
@@ -111,9 +113,7 @@ class Samples:
     """Whether the noise is made here, or only its level drawn."""
 
     @classmethod
-    def of(
-        cls, config: Config, images: tuple[ImageFile, ...], gpu: bool = False
-    ) -> "Samples":
+    def of(cls, config: Config, images: tuple[ImageFile, ...], gpu: bool = False) -> "Samples":
         """The samples of a configuration on these training images.
 
         Args:
@@ -264,5 +264,14 @@ class _ImageCache:
             self._bytes -= self._images.popitem(last=False)[1].nbytes
 
 
+def _cache_bytes() -> int:
+    """Bytes of decoded images that a process keeps: a quarter of the memory, shared by all cores.
+
+    An image that is not kept is decoded again at each visit, for ten times what its samples cost.
+    """
+    share = psutil.virtual_memory().total // 4 // (os.cpu_count() or 1)
+    return min(max(share, LEAST_CACHE_BYTES), MOST_CACHE_BYTES)
+
+
 # One a process, for whatever `Samples` it is handed.
-_cache = _ImageCache(CACHE_BYTES)
+_cache = _ImageCache(_cache_bytes())
