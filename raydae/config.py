@@ -188,7 +188,7 @@ class Config:
     precision: Precision = "auto"
     """Arithmetic; auto: bf16 where faster."""
     compile: Literal["auto", "off"] = "auto"
-    """Compile the network on a GPU."""
+    """Compile the network; auto: long GPU runs."""
     deterministic: bool = False
     """Same bits in every run on a GPU; slower."""
     threads: int | None = None

@@ -68,7 +68,7 @@ def test_resumed_equals_uninterrupted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = config.override(recipe)
-    monkeypatch.setattr(loop, "resolve_compile", lambda config, context: compiled)
+    monkeypatch.setattr(loop, "resolve_compile", lambda *_: compiled)
     on_gpu(config, sets, tmp_path / "whole")
     for stop in (2, 9, 21):  # before, in and after the first epoch's graph
         outcome = on_gpu(config, sets, tmp_path / "parts", tell=StopAfter(stop))
@@ -103,8 +103,9 @@ def test_the_losses_are_those_of_the_cpu(
 
 @pytest.mark.parametrize("name", ["dae", "unet"])
 def test_a_compiled_network_trains_as_one_that_is_not(
-    name: str, config: Config, sets: ImageSets, tmp_path: Path
+    name: str, config: Config, sets: ImageSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(loop, "COMPILE_STEPS", 0)
     recipe = MUON if name == "unet" else DAE
     config = config.override({**recipe, "precision": "fp32", "optim.lr": 1e-4})
     on_gpu(config, sets, tmp_path / "compiled")

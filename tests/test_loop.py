@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch.nn import functional
 from raydae import loop
 from raydae.config import Config
 from raydae.images import ImageSets, read_image
-from raydae.loop import Context, resolve_precision, train
+from raydae.loop import Context, resolve_compile, resolve_precision, train
 from raydae.modelfile import load_model, unpack
 from raydae.runs import Checkpoints, Outcome, Progress, Status
 from raydae.samples import Samples, Schedule, shares
@@ -328,6 +329,22 @@ def test_precision_is_bf16_only_where_it_is_fast(monkeypatch: pytest.MonkeyPatch
     ):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda c=capability: c)
         assert resolve_precision("auto", device) == expected
+
+
+def test_a_network_is_compiled_where_that_pays(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = Context(device=torch.device("cuda", 0))
+    long, short = Schedule(800, 8, 2, 200), Schedule(800, 8, 2, 199)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert resolve_compile(config, long, gpu)
+    assert not resolve_compile(config, short, gpu)
+    assert not resolve_compile(config, long, Context())
+    assert not resolve_compile(config, long, dataclasses.replace(gpu, workers=2))
+    for setting in ({"compile": "off"}, {"deterministic": True}):
+        assert not resolve_compile(config.override(setting), long, gpu)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert not resolve_compile(config, long, gpu)
 
 
 def test_a_run_in_bf16_goes_on_in_bf16(config: Config, sets: ImageSets, tmp_path: Path) -> None:
