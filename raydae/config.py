@@ -59,7 +59,7 @@ class NoiseConfig:
     sigma: str = "25"
     """Noise on the 0-255 scale: 25, or uniform 5:55."""
     on: Literal["auto", "cpu", "device"] = "auto"
-    """Where it is made; auto: on a GPU, if it trains."""
+    """Where it is made; auto: on a GPU."""
     version: int = NOISE_VERSION
     """Of how it is made; a run goes on with its own."""
 
