@@ -32,7 +32,7 @@ class Arguments:
     out: str
     """Folder for the results; replaces files there."""
     model: str = "released"
-    """File or URI; last: the newest run's; released: ours."""
+    """File or URI; last: the newest run's; released, large: ours."""
     ensemble: bool = False
     """Average over the eight flips and turns: 8 times the time."""
     add_noise: str | None = None

@@ -22,7 +22,7 @@ class Arguments:
     """What to measure, and on what."""
 
     model: str = "released"
-    """File or URI; last: the newest run's; released: ours."""
+    """File or URI; last: the newest run's; released, large: ours."""
     data: str | None = None
     """Folder or URI of images; none: BSDS500."""
     protocol: Literal["bsds500", "cbsd68"] | None = None

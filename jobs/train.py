@@ -56,7 +56,7 @@ class Launch:
     """Where and how a run is launched, beside what it computes."""
 
     config: str | None = None
-    """A config.json, or the recipe unet; flags change it."""
+    """A config.json, or unet or large; flags change it."""
     name: str | None = None
     """Name of the run, which goes on if there; none: new."""
     storage: str = default_storage()

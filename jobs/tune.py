@@ -50,7 +50,7 @@ class Launch:
     max_concurrent: int | None = None
     """Trials at once; none: as many as fit."""
     config: str | None = None
-    """A config.json, or the recipe unet; flags change it."""
+    """A config.json, or unet or large; flags change it."""
     name: str | None = None
     """Name of the search, which goes on if there; none: new."""
     storage: str = default_storage()

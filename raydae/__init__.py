@@ -24,7 +24,8 @@ def load(
 
     Args:
         path: a `model.safetensors` that raydae wrote, a local path or a URI; `released`: the model
-            that comes with raydae, for any noise of sigma 0 to 55.
+            that comes with raydae, for any noise of sigma 0 to 55; `large`: the larger one, slower
+            and better, for a GPU.
         device: as torch names it; none: a GPU where there is one, in tiles sized by its memory.
         ensemble: average over the eight flips and turns, in eight times the time.
 

@@ -18,11 +18,10 @@ from raydae.config import Config, ModelConfig, Protocol
 from raydae.errors import UserError
 from raydae.images import ImageSets
 from raydae.models import build
-from raydae.runs import Progress
+from raydae.runs import RELEASED, Progress
 from raydae.storage import first_line, split_path
 
 FORMAT = 1  # of model files
-RELEASED = Path(__file__).parent / "weights" / "unet.safetensors"
 # What reading a file of anything else may raise.
 BAD_CONTENT = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError)
 Weights = dict[str, Tensor]
@@ -136,13 +135,12 @@ def load_model(path: str | Path) -> tuple[nn.Module, ModelInfo]:
     """Rebuilds the network of a model file with its weights, on the CPU, ready to denoise.
 
     Args:
-        path: a local path or a URI; `released`: the model that comes with raydae.
+        path: a local path or a URI; `released` or `large`: a model that comes with raydae.
 
     Raises:
         UserError: there is no such file, or it is not a model of raydae.
     """
-    if path == "released":
-        path = RELEASED
+    path = RELEASED.get(str(path), path)
     folder, name = split_path(path)
     try:
         data = folder.read(name)

@@ -31,6 +31,9 @@ from raydae.samples import Schedule
 from raydae.storage import Folder, first_line
 
 FORMAT = 2  # of checkpoints
+WEIGHTS = Path(__file__).parent / "weights"
+RELEASED = {"released": WEIGHTS / "unet.safetensors", "large": WEIGHTS / "large.safetensors"}
+"""The models that come with raydae, by the words that name them."""
 KEPT = 2  # checkpoints; the second is there for the day the first is damaged
 
 
@@ -332,12 +335,12 @@ def default_storage() -> str:
 def find_model(model: str) -> str:
     """The absolute path or URI of a model file; for `last`, of the newest finished run.
 
-    `released`, the model in the package, stays a word: its place may differ between nodes.
+    The words of `RELEASED` stay words: the place of the package may differ between nodes.
 
     Raises:
         UserError: no run has finished.
     """
-    if model == "released":
+    if model in RELEASED:
         return model
     if model != "last":
         return model if "://" in model else str(Path(model).expanduser().absolute())

@@ -15,7 +15,6 @@ from raydae.images import cbsd68, scan
 from raydae.metrics import psnr, to_uint8
 from raydae.modelfile import (
     BAD_CONTENT,
-    RELEASED,
     ModelInfo,
     load_model,
     pack,
@@ -26,6 +25,7 @@ from raydae.modelfile import (
 )
 from raydae.models import build
 from raydae.noise import evaluation_noise
+from raydae.runs import RELEASED
 from raydae.storage import Folder
 from tests.conftest import draw
 
@@ -117,18 +117,21 @@ def _torch_saved(value: object) -> bytes:
     return buffer.getvalue()
 
 
-def test_the_released_model_says_what_it_is() -> None:
-    assert RELEASED.stat().st_size < 10e6
-    _, info = load_model("released")
+@pytest.mark.parametrize(("name", "megabytes"), [("released", 6), ("large", 20)])
+def test_the_released_models_say_what_they_are(name: str, megabytes: int) -> None:
+    assert RELEASED[name].stat().st_size < megabytes * 1e6
+    network, info = load_model(name)
+    assert {value.dtype for value in network.state_dict().values()} == {torch.float32}
     assert info.model.name == "unet"
     assert info.config["noise"]["sigma"] == "0:55"
     assert info.protocol == "cbsd68"
-    assert info.config["data"]["path"] is None, "anyone can train it again"
-    assert len(set(info.train_hashes)) == 400
+    assert info.config["data"]["path"] is None, "the place where its images lay says nothing"
+    assert len(set(info.train_hashes)) == 727
 
 
-def test_the_released_model_takes_noise_away_and_leaves_the_rest() -> None:
-    denoise = load()
+@pytest.mark.parametrize("name", ["released", "large"])
+def test_a_released_model_takes_noise_away_and_leaves_the_rest(name: str) -> None:
+    denoise = load(name)
     clean = draw(0, 70, 91)
     for sigma, gain in ((15, 8), (50, 10)):
         noisy = evaluation_noise(clean, sigma)
@@ -136,8 +139,9 @@ def test_the_released_model_takes_noise_away_and_leaves_the_rest() -> None:
     assert psnr(clean, denoise(clean)) > 40
 
 
-def test_the_released_model_has_not_seen_cbsd68(bsds500: Path) -> None:
-    _, info = load_model("released")
+@pytest.mark.parametrize("name", ["released", "large"])
+def test_a_released_model_has_not_seen_cbsd68(name: str, bsds500: Path) -> None:
+    _, info = load_model(name)
     root = find(Folder.of(bsds500))
     assert root is not None
     images, _ = scan(cbsd68(root))
