@@ -131,7 +131,7 @@ class Runner:
         each = max(round(rate * self.seconds / IMAGES / 2), 1, -(-batch // IMAGES // 2)) * 2
         config = self.config(
             network,
-            **{"data.patches_per_image": each, "optim.epochs": 4, "optim.batch_size": batch},
+            **{"data.patches_per_image": each, "optim.batch_size": batch},
         )
         words: list[object] = ["--num-workers", workers]
         if self.device == "cpu":

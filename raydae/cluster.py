@@ -315,7 +315,8 @@ def choose_trials(
     gpus, cpus = (sum(kind) for kind in zip(*nodes, strict=True))
     trials = min(trials, most or trials)
     if _on_gpus(gpus, use_gpu):
-        part = 1 if gpus_per_trial is None else gpus_per_trial / workers
+        # Ray rounds to the nearest 1/10000: seven parts of 0.1429 would not fit into one GPU.
+        part = 1.0 if gpus_per_trial is None else int(gpus_per_trial / workers * 10**4) / 10**4
         each = Workers(workers, workers, part, config.threads or 1)
         per_gpu = int(1 / part + 1e-6)  # whole, in spite of rounding: 1 / (1 / 49) is less than 49
         room = sum(min(gpu * per_gpu, cpu // each.threads) for gpu, cpu in nodes)

@@ -18,7 +18,7 @@ def add_noise(clean: Tensor, sigma: Tensor, index: Tensor, seed: int) -> Tensor:
     """White Gaussian noise on a batch of patches.
 
     Args:
-        clean: uint8 (n, h, w, 3), RGB; h * w divisible by 16.
+        clean: uint8 (n, h, w, 3), RGB.
         sigma: float32 (n,), standard deviations, 0-255 scale, on the same device.
         index: int64 (n,), the samples' numbers, on the same device.
         seed: the run's, below 2^32.
@@ -27,7 +27,7 @@ def add_noise(clean: Tensor, sigma: Tensor, index: Tensor, seed: int) -> Tensor:
         float32 of the same shape, on the [0, 1] scale but free to leave it.
     """
     if clean.device.type == "cuda":
-        from raydae.noise_cuda import add_noise  # needs Triton, which comes with torch for CUDA
+        from raydae.noise_cuda import add_noise  # needs Triton and a C compiler
 
         return add_noise(clean, sigma, index, seed, _half_normals_on(clean.device))
     generators = Generators(seed, SAMPLE)

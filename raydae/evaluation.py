@@ -123,13 +123,15 @@ def evaluate(
     sigmas = tuple(dict.fromkeys(sigmas))
     results: dict[int, list[Score]] = {}
     failed = []
-    for done, (number, result) in enumerate(spread(prepare, images, here is not None), start=1):
-        if isinstance(result, Exception):
-            failed.append(f"{images[number].name}: {first_line(result)}")
-        else:
-            results[number] = result
-        progress(done, len(images))
-    torch.set_num_threads(threads)
+    try:
+        for done, (number, result) in enumerate(spread(prepare, images, here is not None), start=1):
+            if isinstance(result, Exception):
+                failed.append(f"{images[number].name}: {first_line(result)}")
+            else:
+                results[number] = result
+            progress(done, len(images))
+    finally:
+        torch.set_num_threads(threads)
     return [line for number in sorted(results) for line in results[number]], sorted(failed)
 
 

@@ -12,7 +12,6 @@ import dataclasses
 import json
 import math
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -43,6 +42,7 @@ from raydae.runs import Checkpoints, Outcome, Progress, Status
 from raydae.samples import Schedule
 from raydae.step import Batch, TrainStep
 from raydae.storage import Folder, first_line
+from raydae.toolchain import can_build_kernels
 from raydae.validation import score_images
 
 AGREE_SECONDS = 0.5  # between two agreements of the workers; a stop waits no longer than that
@@ -103,15 +103,14 @@ def resolve_precision(asked: str, device: torch.device) -> str:
 
 
 def resolve_compile(config: Config, schedule: Schedule, context: Context) -> bool:
-    """Return whether the network is compiled: on a GPU of the worker's own, in a long run.
+    """Return whether the network is compiled: in a long run of one worker on a GPU.
 
-    Compilation takes up to half a minute and gains 0.5 ms a step and more. It needs a C compiler.
-    It does not promise the same kernels in every run, so that a deterministic run goes without.
+    Compilation takes up to half a minute and gains 0.5 ms a step and more. It does not promise the
+    same kernels in every run, so that a deterministic run goes without.
     """
     if config.compile == "off" or config.deterministic or schedule.steps < COMPILE_STEPS:
         return False
-    compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
-    return context.device.type == "cuda" and context.workers == 1 and compiler is not None
+    return context.device.type == "cuda" and context.workers == 1 and can_build_kernels()
 
 
 def train(
@@ -136,10 +135,7 @@ def train(
     Raises:
         RuntimeError: the stream brought other samples than the step's.
     """
-    if config.deterministic:
-        _make_deterministic()
-    else:
-        torch.backends.cudnn.benchmark = True  # shapes never change; seconds for each of them
+    _set_determinism(config.deterministic)
     # Dead filters leave numbers below 1e-38 in Muon's products, which are slow to multiply: its
     # steps took half of the time, and now a twelfth. Torch's threads, started later, inherit this.
     torch.set_flush_denormal(True)
@@ -152,18 +148,19 @@ def train(
     return run.train(batches, checkpoint_minutes * 60)
 
 
-def _make_deterministic() -> None:
-    """Let a GPU compute the same bits in every run of this process's kind.
+def _set_determinism(deterministic: bool) -> None:
+    """Let a GPU compute the same bits in every run on the same GPU and software, or be fast.
 
     cuBLAS reads its variable when it is first used. Some operations that torch warns of add up in
     any order, among them the gradient of max pooling, but dae's windows do not overlap: each of
     its sums has one summand.
     """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
     # Nothing here reads memory that it has not written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # torch's
-    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.benchmark = not deterministic  # shapes never change: seconds, once
 
 
 class _Seconds:

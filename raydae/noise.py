@@ -10,6 +10,7 @@ from raydae.random_numbers import BLOCK_WORDS, FIRST_BLOCK
 
 VERSION = 2  # of how training noise is made: the same seed and version, the same noise
 SCALE = 4096  # of int16 pixels: from -8 to 8 in steps of a sixteenth of a grey level
+BLOCK_VALUES = 4 * BLOCK_WORDS  # numbers of 16 bits in a block of random words
 SAMPLE_DRAWS = BLOCK_WORDS  # random words of a sample before its noise: place, orientation, sigma
 FIRST_NOISE_BLOCK = FIRST_BLOCK + SAMPLE_DRAWS // BLOCK_WORDS
 
@@ -36,11 +37,12 @@ def add_noise(
         int16 of the same shape: pixels on the [0, 1] scale, free to leave it, by `SCALE`.
     """
     size = clean.size
-    words: NDArray[np.uint64] = rng.bit_generator.random_raw(-(-size // 2))
+    padded = -(-size // BLOCK_VALUES) * BLOCK_VALUES  # the second halves begin with a block
+    words: NDArray[np.uint64] = rng.bit_generator.random_raw(padded // 2)
     bits = words.astype("<u8", copy=False).view("<u2")
-    halves = half_normals().take(bits[: 2 * size], mode="clip")  # no index is out of range
+    halves = half_normals().take(bits, mode="clip")  # no index is out of range
     noisy = halves[:size]
-    noisy += halves[size:]
+    noisy += halves[padded : padded + size]
     noisy *= np.float32(sigma) * np.float32(SCALE / 255)
     noisy += clean.reshape(-1) * np.float32(SCALE / 255)
     if out is None:

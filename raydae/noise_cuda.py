@@ -17,7 +17,7 @@ def add_noise(clean: Tensor, sigma: Tensor, index: Tensor, seed: int, halves: Te
     """White Gaussian noise on a batch of patches, as `device_noise.add_noise`.
 
     Args:
-        clean: uint8 (n, h, w, 3) on a GPU; h * w * 3 divisible by 16.
+        clean: uint8 (n, h, w, 3) on a GPU.
         sigma: float32 (n,), standard deviations, 0-255 scale.
         index: int64 (n,), sample numbers.
         seed: below 2^32.
@@ -26,7 +26,7 @@ def add_noise(clean: Tensor, sigma: Tensor, index: Tensor, seed: int, halves: Te
     clean = clean.contiguous()
     noisy = torch.empty(clean.shape, dtype=torch.float32, device=clean.device)
     size = clean[0].numel()
-    grid = (len(clean), triton.cdiv(size // 16, BLOCKS))
+    grid = (len(clean), triton.cdiv(triton.cdiv(size, 16), BLOCKS))
     # Without fusion of products and sums, which would round otherwise than noise.py does.
     _add_noise[grid](
         clean, sigma, index, halves, noisy, seed, size,
@@ -69,7 +69,7 @@ def _add_noise(
     key0, key1 = zero + seed.to(tl.uint64), zero + purpose
     first = zero + block.to(tl.uint64) + first_block
     words = _philox(first, number, key0, key1)
-    others = _philox(first + size // 16, number, key0, key1)
+    others = _philox(first + (size + 15) // 16, number, key0, key1)
     level = tl.load(sigma + row) * (scale / 255)
     for word in tl.static_range(4):
         for lane in tl.static_range(4):

@@ -8,8 +8,9 @@ second, when the first and the last measured step were done, and how long the fi
 
     limit    raydae's own loop on a batch that is in memory already
     plain    a script as tutorials have it: a Dataset, a DataLoader, float32, on a GPU autocast
-    tricks   the same script with everything that makes raydae fast, but Ray; on a GPU also
-             cudnn.benchmark, pinned copies of integers, and torch.compile
+    tricks   the same script with everything that makes raydae fast, but Ray; on a GPU
+             cudnn.benchmark, pinned copies of integers, noise made there, and torch.compile in
+             its default mode, without CUDA graphs
 """
 
 import itertools

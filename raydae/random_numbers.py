@@ -44,4 +44,5 @@ def generator(seed: int, purpose: int, number: int) -> np.random.Generator:
         purpose: `ORDER`, `SAMPLE` or `SEARCH`.
         number: below 2^64.
     """
-    return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=[0, number, 0, 0]))
+    key, counter = (np.array(words, np.uint64) for words in ([seed, purpose], [0, number, 0, 0]))
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))

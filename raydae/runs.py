@@ -239,7 +239,11 @@ def open_run(folder: Folder, config: Config, restart: bool = False, kind: str = 
         ) from None
     progress = found[0] if found else Progress()
     # Free, as the number of workers is.
-    asked: dict[str, Any] = {"threads": config.threads, "noise.on": config.noise.on}
+    asked: dict[str, Any] = {
+        "threads": config.threads,
+        "noise.on": config.noise.on,
+        "compile": config.compile,
+    }
     if old.optim.schedule == "constant":  # another schedule has come to its end with the epochs
         asked["optim.epochs"] = max(old.optim.epochs, config.optim.epochs)
     if changes := differences(old.override(asked), config):

@@ -18,7 +18,9 @@ import functools
 import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,7 @@ from raydae.errors import UserError
 from raydae.images import ImageFile, read_image
 from raydae.noise import SAMPLE_DRAWS, add_noise
 from raydae.random_numbers import ORDER, SAMPLE, Generators, generator
+from raydae.toolchain import can_build_kernels
 
 LEAST_CACHE_BYTES, MOST_CACHE_BYTES = 2**27, 2**31  # BSDS500's training set, decoded, has 93 MB
 PIXEL = "V3"  # three bytes that are copied as one, twice as fast
@@ -129,7 +132,8 @@ class Samples:
             patch_size=config.data.patch_size,
             patches_per_image=config.data.patches_per_image,
             crops_per_visit=config.data.crops_per_visit,
-            noisy=config.noise.on == "cpu" or (config.noise.on == "auto" and not gpu),
+            noisy=config.noise.on == "cpu"
+            or (config.noise.on == "auto" and not (gpu and can_build_kernels())),
         )
 
     @property
@@ -269,7 +273,10 @@ def _cache_bytes() -> int:
 
     An image that is not kept is decoded again at each visit, for ten times what its samples cost.
     """
-    share = psutil.virtual_memory().total // 4 // (os.cpu_count() or 1)
+    memory = psutil.virtual_memory().total
+    with suppress(OSError, ValueError):  # no such file, or no limit
+        memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    share = memory // 4 // (os.cpu_count() or 1)
     return min(max(share, LEAST_CACHE_BYTES), MOST_CACHE_BYTES)
 
 

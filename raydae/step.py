@@ -1,9 +1,9 @@
 """One training step: noise, forward pass, loss, backward pass, update.
 
-On a GPU of its own a worker captures the step in a CUDA graph and replays it: a step of a small
-network is some hundreds of kernels, which take longer to launch one by one than to run. The first
-steps run without a graph, and set up what the capture needs. Several workers exchange gradients in
-every step, by DDP, and run without one.
+A worker that trains alone on a GPU captures the step in a CUDA graph and replays it: a step of a
+small network is some hundreds of kernels, which take longer to launch one by one than to run. The
+first steps run without a graph, and set up what the capture needs. Several workers exchange
+gradients in every step, by DDP, and run without one.
 """
 
 import copy

@@ -1,12 +1,11 @@
 """Validation: fixed images with fixed noise, scored after every epoch."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from raydae.images import ImageFile, read_image
@@ -49,15 +48,9 @@ def score_images(
             sums += psnr(clean, result), ssim(clean, result), 1
         return sums
 
-    with _mapper(GPU_THREADS if denoise.device.type == "cuda" else 1) as mapped:
-        yield from mapped(score, images)
-
-
-@contextmanager
-def _mapper(threads: int) -> Iterator[Callable[..., Iterator[Any]]]:
-    """The built-in `map`, or one that works in threads."""
-    if threads == 1:
-        yield map
+    if denoise.device.type != "cuda":
+        yield from map(score, images)
         return
-    with ThreadPoolExecutor(threads) as pool:
-        yield pool.map
+    # CUDA has a current device in each thread.
+    with ThreadPoolExecutor(GPU_THREADS, "score", torch.cuda.set_device, (denoise.device,)) as pool:
+        yield from pool.map(score, images)

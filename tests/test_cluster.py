@@ -121,9 +121,10 @@ def test_trials_on_one_machine_do_not_take_it_for_their_own(
         ([(1, 16)], 2, 1, 0.5, 1),
         ([(1, 16)], 4, 0.5, 0.125, 2),
         ([(2, 16)], 3, 2, 2 / 3, 0),  # a third of each GPU stays idle
-        ([(2, 16), (1, 16)], 3, 2, 2 / 3, 1),
+        ([(2, 16), (1, 16)], 3, 2, 0.6666, 1),
         ([(1, 1), (0, 64)], 1, 0.25, 0.25, 1),
-        ([(1, 200)], 49, 1, 1 / 49, 1),
+        ([(1, 200)], 49, 1, 0.0204, 1),  # Ray counts in parts of 1/10000
+        ([(1, 200)], 7, 1, 0.1428, 1),
     ],
 )
 def test_trials_and_their_workers_share_gpus(

@@ -10,8 +10,10 @@ import torch
 from raydae import loop, step
 from raydae.config import Config
 from raydae.images import ImageSets
+from raydae.loop import Context, resolve_compile
 from raydae.modelfile import unpack
 from raydae.runs import Outcome
+from raydae.samples import Schedule
 from tests.test_loop import MUON, UNET, StopAfter, history, run
 
 pytestmark = pytest.mark.gpu
@@ -82,7 +84,7 @@ def test_where_noise_is_made_changes_nothing(
     config: Config, sets: ImageSets, tmp_path: Path
 ) -> None:
     config = config.override({**LONG, **MUON})
-    on_gpu(config, sets, tmp_path / "cpu")
+    on_gpu(config.override({"noise.on": "cpu"}), sets, tmp_path / "cpu")
     on_gpu(config.override({"noise.on": "device"}), sets, tmp_path / "device")
     assert history(tmp_path / "cpu") == history(tmp_path / "device")
     assert_same_weights(tmp_path / "cpu", tmp_path / "device")
@@ -106,6 +108,7 @@ def test_a_compiled_network_trains_as_one_that_is_not(
     name: str, config: Config, sets: ImageSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "COMPILE_STEPS", 0)
+    assert resolve_compile(config, Schedule.of(config, 8), Context(device=torch.device("cuda", 0)))
     recipe = MUON if name == "unet" else DAE
     config = config.override({**recipe, "precision": "fp32", "optim.lr": 1e-4})
     on_gpu(config, sets, tmp_path / "compiled")

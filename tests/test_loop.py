@@ -1,7 +1,6 @@
 import dataclasses
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,8 @@ def _agreements_after_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(config: Config, sets: ImageSets, folder: Path, **how: Any) -> Outcome:
-    samples, schedule = Samples.of(config, sets.train), Schedule.of(config, len(sets.train))
+    on_gpu = how.get("device", torch.device("cpu")).type == "cuda"
+    samples, schedule = Samples.of(config, sets.train, on_gpu), Schedule.of(config, len(sets.train))
     minutes = how.pop("checkpoint_minutes", 10)
     return train(
         config,
@@ -336,14 +336,14 @@ def test_a_network_is_compiled_where_that_pays(
 ) -> None:
     gpu = Context(device=torch.device("cuda", 0))
     long, short = Schedule(800, 8, 2, 200), Schedule(800, 8, 2, 199)
-    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(loop, "can_build_kernels", lambda: True)
     assert resolve_compile(config, long, gpu)
     assert not resolve_compile(config, short, gpu)
     assert not resolve_compile(config, long, Context())
     assert not resolve_compile(config, long, dataclasses.replace(gpu, workers=2))
     for setting in ({"compile": "off"}, {"deterministic": True}):
         assert not resolve_compile(config.override(setting), long, gpu)
-    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr(loop, "can_build_kernels", lambda: False)
     assert not resolve_compile(config, long, gpu)
 
 

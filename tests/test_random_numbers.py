@@ -35,6 +35,6 @@ def test_seeds_purposes_and_numbers_share_nothing() -> None:
         generator(seed, purpose, number).bit_generator.random_raw(4).tobytes()
         for seed in (0, 1, 2**32 - 1)
         for purpose in (ORDER, SAMPLE)
-        for number in (0, 1, 2**33)
+        for number in (0, 1, 2**63)
     }
     assert len(drawn) == 18
