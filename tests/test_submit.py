@@ -156,7 +156,8 @@ def test_a_job_ships_the_project_and_no_more(
     names = {path.name for path in shipped.iterdir()}
     assert {"raydae", "jobs", "pyproject.toml"} <= names
     assert not names & {".git", ".venv", "data", "runs"}
-    assert sum(path.stat().st_size for path in shipped.rglob("*")) < 8e6
+    shipped_bytes = sum(path.stat().st_size for path in shipped.rglob("*"))
+    assert shipped_bytes < 30e6, "the two models, 23 MB, and little more"
 
 
 def test_a_stopped_job_leaves_a_checkpoint_and_no_worker_and_goes_on(
