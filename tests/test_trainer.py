@@ -161,7 +161,9 @@ def test_a_worker_that_hangs_alone_is_named_and_replaced(
         run, Workers(1, 1, 0, 1), lambda status: None, lambda: False, 0.0, said.append
     )
     assert outcome == Outcome("finished")
-    assert re.search(r"worker 0: \S+ \(process \d+\) hung for (5|20) s \(<lambda>, line \d+\)", said[0])
+    assert re.search(
+        r"worker 0: \S+ \(process \d+\) hung for (5|20) s \(<lambda>, line \d+\)", said[0]
+    )
 
 
 @pytest.mark.usefixtures("ray_cluster")
