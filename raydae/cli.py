@@ -84,7 +84,7 @@ def parse_with_config(
     values = dataclasses.asdict(arguments)
     if values["init"] is not None:
         if values["init"] == "last":  # which is another when the same command is given again
-            raise UserError("--init takes a file, a URI or released, not last")
+            raise UserError("--init takes a file, a URI, released or large, not last")
         values["init"] = find_model(values["init"])  # the workers are elsewhere
         chosen = any(word.startswith(("--model", "--config")) for word in argv)
         asked, network = values["model"] if chosen else None, _network_begun_with(values)

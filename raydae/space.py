@@ -23,7 +23,10 @@ from raydae.errors import UserError
 from raydae.random_numbers import SEARCH, generator
 
 ATTEMPTS = 100  # to draw values that go together
-FIXED = ("optim.epochs", "data.path", "data.protocol", "threads", "init", "noise.version")
+FIXED = (
+    *("optim.epochs", "data.path", "data.protocol", "threads", "init"),
+    *("noise.version", "noise.on", "compile", "deterministic"),  # how it is computed, not what
+)
 Kind = Literal["log", "uniform", "int", "range", "choice"]
 Value = str | int | float
 

@@ -123,7 +123,7 @@ class TrainStep:
         self._graph.replay()
         return self._loss.clone()
 
-    def patches(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def _patches(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The clean and the noisy patches of a share: (n, 3, h, w), float32 on [0, 1].
 
         They are channels_last, as torch calls the order that the bytes have.
@@ -152,7 +152,7 @@ class TrainStep:
 
     def _compute_gradients(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Compute this worker's gradients and part of the loss."""
-        clean, noisy = self.patches(inputs)
+        clean, noisy = self._patches(inputs)
         self.optimizer.zero_grad(set_to_none=True)
         with autocast(self.device, self.precision):
             denoised = self.forward(noisy)

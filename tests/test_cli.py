@@ -71,7 +71,7 @@ def test_a_flag_that_does_not_exist_names_the_closest() -> None:
         (["--model", "vdsr"], "invalid choice 'vdsr' for argument '--model/--model.name'"),
         (["photos/"], "Unrecognized options: photos/"),
         (["--epochs"], "Missing value for argument '--epochs/--optim.epochs'"),
-        (["--init", "last"], "--init takes a file, a URI or released, not last"),
+        (["--init", "last"], "--init takes a file, a URI, released or large, not last"),
     ],
 )
 def test_a_value_that_is_none_is_one_line(words: list[str], says: str) -> None:

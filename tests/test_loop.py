@@ -206,6 +206,7 @@ def test_a_machine_about_to_go_gets_a_checkpoint_at_once_and_then_often(
 def test_the_history_says_where_each_worker_s_time_went(
     config: Config, sets: ImageSets, tmp_path: Path
 ) -> None:
+    config = config.override({"data.patches_per_image": 64})  # milliseconds of waiting, not less
     run(config, sets, tmp_path, place="here")
     for line in (tmp_path / "history.jsonl").read_text().splitlines():
         record = json.loads(line)
