@@ -15,7 +15,7 @@ from typing import Literal
 
 import tyro
 
-from raydae import cli, console
+from raydae.app import cli, console
 
 PARTS = ("train", "feed", "startup", "scaling", "denoise")
 
@@ -42,10 +42,10 @@ def main() -> int:
     out = None if args.out is None else cli.output_file(args.out, ".json")
     screen = console.make_console()
 
-    from raydae import benchmark, benchmark_runner
+    from raydae.benchmark import harness, runner
 
-    device = benchmark_runner.choose_device(args.device)
-    facts = {"machine": benchmark.machine(), "device": device, "quick": args.quick}
+    device = runner.choose_device(args.device)
+    facts = {"machine": harness.machine(), "device": device, "quick": args.quick}
 
     def keep() -> None:
         """Writes what is there already: a part takes minutes, and a later one may fail."""
@@ -54,12 +54,12 @@ def main() -> int:
             out.write(json.dumps({**facts, **found}, indent=1))
 
     with tempfile.TemporaryDirectory() as folder:
-        bench = benchmark.Bench(
+        bench = harness.Bench(
             Path(folder),
             lambda line: screen.print(line, style="dim"),
             device,
-            benchmark_runner.QUICK_SECONDS if args.quick else benchmark_runner.SECONDS,
-            benchmark_runner.QUICK_ROUNDS if args.quick else benchmark_runner.ROUNDS,
+            runner.QUICK_SECONDS if args.quick else runner.SECONDS,
+            runner.QUICK_ROUNDS if args.quick else runner.ROUNDS,
             keep,
         )
         for part in PARTS if args.what == "all" else [args.what]:

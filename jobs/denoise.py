@@ -15,12 +15,13 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from raydae import cli, console, load
-from raydae.config import parse_level
-from raydae.errors import UserError
-from raydae.pictures import PictureError, denoise_file, expand, read_rgb
-from raydae.runs import find_model
-from raydae.storage import Folder, first_line, local_path
+from raydae import load
+from raydae.app import cli, console
+from raydae.core.config import parse_level
+from raydae.core.errors import UserError
+from raydae.core.storage import Folder, first_line, local_path
+from raydae.images.pictures import PictureError, denoise_file, expand, read_rgb
+from raydae.training.runs import find_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +84,8 @@ def _denoise_all(
         yield prepare()(work[0])
         return
 
-    from raydae.cluster import start_ray
-    from raydae.spread import spread
+    from raydae.distributed.cluster import start_ray
+    from raydae.distributed.spread import spread
 
     start_ray()
     for number, result in spread(prepare, work):
@@ -114,9 +115,11 @@ def _denoise_one(
 
 def _demonstrate(denoise: Callable[[Any], Any], sigma: float, source: Path, target: Path) -> None:
     """Adds noise, denoises, and saves a panel of noisy, denoised and clean beside the result."""
-    from raydae.metrics import to_uint8  # with scikit-image and matplotlib: memory otherwise spared
-    from raydae.noise import evaluation_noise
-    from raydae.report import panel
+    from raydae.evaluation.figures import panel
+    from raydae.metrics.metrics import (
+        to_uint8,  # with scikit-image and matplotlib: memory otherwise spared
+    )
+    from raydae.noise.gaussian import evaluation_noise
 
     def on_noise(image: NDArray[Any]) -> NDArray[Any]:
         if image.dtype == np.uint8:

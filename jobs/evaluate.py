@@ -10,11 +10,11 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from raydae import cli, console
-from raydae.config import parse_level
-from raydae.errors import UserError
-from raydae.images import evaluation_images, scan
-from raydae.runs import find_model
+from raydae.app import cli, console
+from raydae.core.config import parse_level
+from raydae.core.errors import UserError
+from raydae.images.sources import evaluation_images, scan
+from raydae.training.runs import find_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +51,9 @@ def main() -> int:
     model = find_model(args.model)
     screen = console.make_console()
 
-    from raydae import cluster, evaluation  # with Ray and torch, which take seconds
-    from raydae.modelfile import load_model
+    from raydae.distributed import cluster
+    from raydae.evaluation import evaluation  # with Ray and torch, which take seconds
+    from raydae.models.model_file import load_model
 
     _, info = load_model(model)
     name, listed = evaluation_images(args.data, args.protocol, info.protocol)

@@ -25,12 +25,12 @@ from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
 
-from raydae import cli, console
-from raydae.config import check_workers, parse_workers
-from raydae.errors import UserError
-from raydae.events import Events
-from raydae.images import read_image, spread_over
-from raydae.runs import (
+from raydae.app import cli, console
+from raydae.core.config import check_workers, parse_workers
+from raydae.core.errors import UserError
+from raydae.core.storage import Folder
+from raydae.images.image_sets import read_image, spread_over
+from raydae.training.runs import (
     Checkpoints,
     Outcome,
     Run,
@@ -41,10 +41,10 @@ from raydae.runs import (
     new_name,
     open_run,
 )
-from raydae.storage import Folder
+from raydae.training.tensorboard import Events
 
 if TYPE_CHECKING:
-    from raydae.cluster import Workers
+    from raydae.distributed.cluster import Workers
 
 STARTED = time.monotonic()  # --max-minutes counts from here: start-up is part of a lease
 SAMPLE_IMAGES = 4  # in samples.png
@@ -102,7 +102,10 @@ def train_and_test(run: Run, launch: Launch, screen: Console) -> int:
     asked = parse_workers(launch.num_workers)
     sets = run.sets or cli.find_images_for(run.config, screen)
 
-    from raydae import cluster, logs  # with Ray, which takes a second: bad input comes first
+    from raydae.distributed import (
+        cluster,
+        logs,  # with Ray, which takes a second: bad input comes first
+    )
 
     cluster.start_ray(asked, run.config.threads, launch.verbose)
     cluster.wait_for_a_node(screen.print)
@@ -147,7 +150,7 @@ def train(run: Run, workers: "Workers", launch: Launch, screen: Console) -> Outc
     Returns:
         How the run ended; if --max-minutes stopped it, the message says so.
     """
-    from raydae import trainer
+    from raydae.distributed import trainer
 
     deadline = math.inf if launch.max_minutes is None else STARTED + 60 * launch.max_minutes
     with (
@@ -182,15 +185,15 @@ def train(run: Run, workers: "Workers", launch: Launch, screen: Console) -> Outc
 
 def load_tests() -> None:
     """Imports what the test needs: torch and more, which take seconds."""
-    importlib.import_module("raydae.evaluation")
-    importlib.import_module("raydae.report")
+    importlib.import_module("raydae.evaluation.evaluation")
+    importlib.import_module("raydae.evaluation.figures")
 
 
 def test(run: Run, workers: "Workers", screen: Console) -> None:
     """Scores the best weights on the test images; writes `results.json` and `samples.png`."""
-    from raydae import evaluation, report
-    from raydae.modelfile import load_model
-    from raydae.restore import Denoiser
+    from raydae.evaluation import evaluation, figures
+    from raydae.models.inference import Denoiser
+    from raydae.models.model_file import load_model
 
     assert run.sets is not None
     model, sigmas = run.folder.path_of("model.safetensors"), run.config.evaluation_sigmas
@@ -221,7 +224,7 @@ def test(run: Run, workers: "Workers", screen: Console) -> None:
     images = [read_image(file.uri) for file in spread_over(readable, SAMPLE_IMAGES)]
     sigma = sigmas[len(sigmas) // 2]
     title = f"{run.folder.name}: {info.model.name} after epoch {info.epoch}, sigma {sigma:g}"
-    samples = report.panel(images, sigma, Denoiser(network), title)
+    samples = figures.panel(images, sigma, Denoiser(network), title)
     try:
         run.folder.write("samples.png", samples)
         run.folder.write("results.json", json.dumps(results, indent=1).encode())
@@ -250,7 +253,7 @@ def show_results(folder: Folder, screen: Console) -> None:
 @contextmanager
 def listening(screen: Console) -> Iterator[Callable[[], bool]]:
     """While training: Ctrl-C or SIGTERM asks for a stop, a second one ends the process at once."""
-    from raydae import cluster
+    from raydae.distributed import cluster
 
     asked = False
 

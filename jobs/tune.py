@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
-from raydae import cli, console
-from raydae.config import Config, check_workers
-from raydae.errors import UserError
-from raydae.runs import check_name, claim, default_storage, new_name, open_run
-from raydae.space import Space, spell
-from raydae.storage import Folder
+from raydae.app import cli, console
+from raydae.core.config import Config, check_workers
+from raydae.core.errors import UserError
+from raydae.core.storage import Folder
+from raydae.search.space import Space, spell
+from raydae.training.runs import check_name, claim, default_storage, new_name, open_run
 
 if TYPE_CHECKING:
-    from raydae.search import Search, Trial
+    from raydae.search.search import Search, Trial
 
 
 SPACE = ("noise.sigma=log:5:75", "optim.lr=log:1e-4:1e-2")
@@ -110,7 +110,12 @@ def check_gpus(gpus: float | None, workers: int) -> None:
 
 def search(folder: Folder, config: Config, launch: Launch, screen: Console) -> int:
     """Runs a search from where it is, and shows what it found."""
-    from raydae.search import Search, Settings, check_settings, write_settings  # with Ray: seconds
+    from raydae.search.search import (  # with Ray: seconds
+        Search,
+        Settings,
+        check_settings,
+        write_settings,
+    )
 
     settings = Settings(
         space=launch.space or SPACE,
@@ -125,7 +130,7 @@ def search(folder: Folder, config: Config, launch: Launch, screen: Console) -> i
     samples = launch.num_samples
     found = Search(folder, config, sets, settings, samples, workers, restart=run.sets is None)
 
-    from raydae import cluster
+    from raydae.distributed import cluster
 
     over = sum(trial.over for trial in found.trials)
     if found.trials:
@@ -213,10 +218,10 @@ def rows(found: "Search") -> list[dict[str, Any]]:
 
 def write_figure(found: "Search", best: "Trial", folder: Folder) -> None:
     """Writes `search.png`."""
-    from raydae import report
+    from raydae.evaluation import figures
 
-    marks: Sequence[report.TrialMark] = [
-        report.TrialMark(
+    marks: Sequence[figures.TrialMark] = [
+        figures.TrialMark(
             number=trial.number,
             status=trial.status,
             sigma=found.config_of(trial).noise.range,
@@ -232,7 +237,7 @@ def write_figure(found: "Search", best: "Trial", folder: Folder) -> None:
     ]
     levels = (found.config.validation.sigma or "").replace(",", ", ")
     title = f"{folder.name}: {len(found.trials)} trials of {found.config.model.name}"
-    folder.write("search.png", report.search_figure(marks, best.number, levels, title))
+    folder.write("search.png", figures.search_figure(marks, best.number, levels, title))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from raydae.restore import Denoiser
+    from raydae.models.inference import Denoiser
 
 __version__ = "0.1.0"
 
@@ -38,8 +38,8 @@ def load(
     """
     import torch
 
-    from raydae.modelfile import load_model
-    from raydae.restore import Denoiser
+    from raydae.models.inference import Denoiser
+    from raydae.models.model_file import load_model
 
     network, _ = load_model(path)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")

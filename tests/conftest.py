@@ -17,8 +17,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from raydae.config import Config
-from raydae.images import ImageSets, find_images
+from raydae.core.config import Config
+from raydae.images.image_sets import ImageSets
+from raydae.images.sources import find_images
 
 BSDS500 = Path(__file__).parents[2] / "shared" / "data" / "BSDS500"
 RPCS = (  # one of each of Ray's services
@@ -98,7 +99,7 @@ def ray_cluster() -> Iterator[None]:
     """Ray in this process, with CPUs enough for four workers."""
     import ray
 
-    from raydae.cluster import start_ray
+    from raydae.distributed.cluster import start_ray
 
     start_ray((4, 4), threads=1)
     yield

@@ -1,0 +1,4 @@
+"""Evaluation: protocols, score tables, baseline denoisers, figures.
+
+Imports `distributed` and the rooms below it.
+"""

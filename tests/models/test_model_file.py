@@ -1,0 +1,149 @@
+import io
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from raydae import load
+from raydae.core.config import Config, ModelConfig
+from raydae.core.errors import UserError
+from raydae.core.storage import Folder
+from raydae.images.bsds500 import find
+from raydae.images.sources import cbsd68, scan
+from raydae.metrics.metrics import psnr, to_uint8
+from raydae.models.model_file import (
+    BAD_CONTENT,
+    ModelInfo,
+    load_model,
+    pack,
+    pack_model,
+    pack_optimizer,
+    unpack,
+    unpack_optimizer,
+)
+from raydae.models.networks import build
+from raydae.noise.gaussian import evaluation_noise
+from raydae.training.runs import RELEASED
+from tests.conftest import draw
+
+INFO = ModelInfo(
+    model=ModelConfig(),
+    config=Config().to_dict(),
+    source="pictures",
+    train_hashes=("a", "b"),
+    val_hashes=("c",),
+    epoch=3,
+    val_psnr=25.5,
+)
+
+
+def test_a_model_file_holds_all_that_rebuilds_the_network(tmp_path: Path) -> None:
+    network = build(ModelConfig()).to(memory_format=torch.channels_last)
+    (tmp_path / "m").write_bytes(pack_model(network.state_dict(), INFO))
+    for path in (tmp_path / "m", str(tmp_path / "m"), (tmp_path / "m").as_uri()):
+        other, info = load_model(path)
+        assert info == INFO
+        assert not other.training
+        for name, value in network.state_dict().items():
+            assert torch.equal(value, other.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"short",
+        b"\xff" * 64,
+        b"not a model at all, but long enough to look like one",
+        pickle.dumps({"weights": [1, 2, 3]}),
+        safetensors.torch.save({"a": torch.zeros(3)}),
+        safetensors.torch.save({"a": torch.zeros(3)}, {"raydae": "{}"}),
+        pack({"a": torch.zeros(3)}, {"raydae": json.dumps({"format": 1, "model": {"name": "x"}})}),
+        pack_model({"layers.0.weight": torch.zeros(3)}, INFO),
+        pack_model(build(ModelConfig()).state_dict(), INFO)[:-100],
+    ],
+)
+def test_what_is_no_model_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "m").write_bytes(content)
+    with pytest.raises(UserError, match="is not a model of raydae") as caught:
+        load(tmp_path / "m")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_absent_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read"):
+        load(tmp_path / "none")
+
+
+def test_a_file_of_another_version(tmp_path: Path) -> None:
+    (tmp_path / "m").write_bytes(pack({}, {"raydae": json.dumps({"format": 99})}))
+    with pytest.raises(UserError, match="another version"):
+        load(tmp_path / "m")
+
+
+def test_weights_and_optimizer_come_back_bit_for_bit() -> None:
+    torch.manual_seed(0)
+    network = build(ModelConfig()).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(network.parameters(), fused=True)
+    network(torch.rand(4, 3, 16, 16)).mean().backward()
+    optimizer.step()
+    weights = unpack(pack(network.state_dict()))
+    assert all(torch.equal(weights[name], value) for name, value in network.state_dict().items())
+    state = unpack_optimizer(pack_optimizer(optimizer.state_dict()))
+    for key, values in optimizer.state_dict()["state"].items():
+        for name, value in values.items():
+            assert torch.equal(state["state"][key][name], value)
+            assert state["state"][key][name].stride() == value.stride()
+
+
+def test_a_pickle_is_not_even_read(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[object, tuple[Path]]:
+            return Path.touch, (tmp_path / "ran",)
+
+    for data in (pickle.dumps(Bomb()), _torch_saved(Bomb())):
+        for read in (unpack, unpack_optimizer):
+            with pytest.raises(BAD_CONTENT):
+                read(data)
+    assert not (tmp_path / "ran").exists()
+
+
+def _torch_saved(value: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(("name", "megabytes"), [("released", 6), ("large", 20)])
+def test_the_released_models_say_what_they_are(name: str, megabytes: int) -> None:
+    assert RELEASED[name].stat().st_size < megabytes * 1e6
+    network, info = load_model(name)
+    assert {value.dtype for value in network.state_dict().values()} == {torch.float32}
+    assert info.model.name == "unet"
+    assert info.config["noise"]["sigma"] == "0:55"
+    assert info.protocol == "cbsd68"
+    assert info.config["data"]["path"] is None, "the place where its images lay says nothing"
+    assert len(set(info.train_hashes)) == 727
+
+
+@pytest.mark.parametrize("name", ["released", "large"])
+def test_a_released_model_takes_noise_away_and_leaves_the_rest(name: str) -> None:
+    denoise = load(name)
+    clean = draw(0, 70, 91)
+    for sigma, gain in ((15, 8), (50, 10)):
+        noisy = evaluation_noise(clean, sigma)
+        assert psnr(clean, to_uint8(denoise(noisy))) > psnr(clean, noisy * 255) + gain
+    assert psnr(clean, denoise(clean)) > 40
+
+
+@pytest.mark.parametrize("name", ["released", "large"])
+def test_a_released_model_has_not_seen_cbsd68(name: str, bsds500: Path) -> None:
+    _, info = load_model(name)
+    root = find(Folder.of(bsds500))
+    assert root is not None
+    images, _ = scan(cbsd68(root))
+    assert len(images) == 68
+    assert not {file.sha256 for file in images} & {*info.train_hashes, *info.val_hashes}

@@ -1,0 +1,287 @@
+"""The search beside Ray; with it: tests/test_tune.py."""
+
+import csv
+import dataclasses
+import json
+import os
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import raydae.search.search
+from raydae.core.config import Config
+from raydae.core.errors import UserError
+from raydae.core.storage import Folder
+from raydae.distributed.cluster import Workers
+from raydae.images.image_sets import ImageSets
+from raydae.images.sources import find_images
+from raydae.search.search import (
+    Search,
+    Settings,
+    Trial,
+    _Plan,
+    _TrialRun,
+    check_settings,
+    write_settings,
+)
+from raydae.training import loop
+from raydae.training.loop import Context, train
+from raydae.training.runs import Progress, Run, open_run
+from raydae.training.samples import Samples, shares
+from raydae.training.schedule import Schedule
+from tests.app.test_jobs import processes_of
+
+SETTINGS = Settings(
+    space=("noise.sigma=log:5:75", "optim.lr=log:1e-4:1e-2"), method="random", early_stopping=True
+)
+
+
+class Residual(nn.Module):
+    """Small, and soon as good as its noise level lets it be."""
+
+    multiple, margin = 1, 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 3, 3, padding=1)
+        )
+
+    def forward(self, noisy: Tensor) -> Tensor:
+        noise: Tensor = self.layers(noisy)
+        return noisy - noise
+
+
+def psnr(config: Config, sets: ImageSets, folder: Path) -> float:
+    """What validation says at the end of a run."""
+    samples, schedule = Samples.of(config, sets.train), Schedule.of(config, len(sets.train))
+    train(config, sets, Folder.of(folder), Context(), lambda at: shares(samples, schedule, at))
+    value: float = json.loads((folder / "history.jsonl").read_text().splitlines()[-1])["val_psnr"]
+    return value
+
+
+def test_the_level_that_fits_wins_not_the_least_noise(
+    config: Config, sets: ImageSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(_: Any) -> nn.Module:
+        return Residual()
+
+    monkeypatch.setattr(loop, "build", build)
+    base = config.override(
+        {"validation.sigma": "25", "optim.lr": 0.003, "data.patches_per_image": 256}
+    )
+    levels = Settings(space=("noise.sigma=5,25,75",), method="random", early_stopping=True)
+    search = Search(Folder.of(tmp_path), base, sets, levels, 3)
+    ours, naive = {}, {}
+    for number, sigma in enumerate((5, 25, 75)):
+        judged = search.config_of(Trial(number, {"noise.sigma": sigma}, {}))
+        ours[sigma] = psnr(judged, sets, tmp_path / f"ours{sigma}")
+        own = judged.override({"validation.sigma": None})
+        naive[sigma] = psnr(own, sets, tmp_path / f"naive{sigma}")
+    assert max(naive, key=lambda sigma: naive[sigma]) == 5
+    assert max(ours, key=lambda sigma: ours[sigma]) == 25
+    assert ours[25] > max(ours[5], ours[75]) + 0.5
+
+
+def test_a_search_is_read_again_as_it_was(config: Config, sets: ImageSets, tmp_path: Path) -> None:
+    search = Search(Folder.of(tmp_path), config, sets, SETTINGS, 3)
+    first, second = search.next_trial(), search.next_trial()
+    first.status, second.status = "failed", "running"
+    first.message = "the loss became nan, at once"
+    search.end(first)
+    search.save(second)
+    again = Search(Folder.of(tmp_path), config, sets, SETTINGS, 3)
+    assert [trial.changes for trial in again.trials] == [first.changes, second.changes]
+    assert [trial.status for trial in again.trials] == ["failed", "waiting"]
+    assert again.next_trial().changes == again.space.sample(config.seed, 2)
+    lines = list(csv.DictReader((tmp_path / "trials.csv").open()))
+    assert [line["trial"] for line in lines] == ["0", "1", "2"]
+    assert float(lines[1]["lr"]) == second.changes["optim.lr"]
+    assert lines[0]["message"] == first.message
+
+
+@pytest.mark.parametrize("method", ["random", "optuna"])
+def test_the_first_trial_is_what_was_given(
+    method: Literal["random", "optuna"], config: Config, sets: ImageSets, tmp_path: Path
+) -> None:
+    settings = dataclasses.replace(SETTINGS, method=method)
+    search = Search(Folder.of(tmp_path), config, sets, settings, 3)
+    first, second = search.next_trial(), search.next_trial()
+    assert search.config_of(first).optim.lr == config.optim.lr
+    assert search.config_of(first).noise.range == config.noise.range
+    assert search.config_of(second).optim.lr != config.optim.lr
+
+
+def test_optuna_learns_and_is_told_again(config: Config, sets: ImageSets, tmp_path: Path) -> None:
+    settings = Settings(space=("optim.lr=log:1e-5:1",), method="optuna", early_stopping=True)
+    search = Search(Folder.of(tmp_path), config, sets, settings, 30)
+
+    def end(trial: Trial) -> None:  # the nearer to 1e-2, the better
+        distance = abs(torch.tensor(float(trial.changes["optim.lr"])).log10().item() + 2)
+        trial.history = [{"val_psnr": 30 - distance, "epoch": 1, "seconds": 1.0}]
+        trial.status = "finished"
+        search.end(trial)
+
+    for _ in range(25):
+        end(search.next_trial())
+    again = Search(Folder.of(tmp_path), config, sets, settings, 30)
+    assert [trial.changes for trial in again.trials] == [t.changes for t in search.trials]
+    late = [float(trial.changes["optim.lr"]) for trial in search.trials[-8:]]
+    assert sum(1e-3 < lr < 1e-1 for lr in late) >= 5
+
+
+def test_asha_knows_what_was_reached_before(
+    config: Config, sets: ImageSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(raydae.search.search, "GRACE_STEPS", 4)  # an epoch
+    search = Search(Folder.of(tmp_path), config, sets, SETTINGS, 5)
+    for score in (20.0, 21.0, 22.0):
+        trial = search.next_trial()
+        trial.status = "stopped"
+        trial.history = [{"val_psnr": score, "epoch": 1, "seconds": 1.0}]
+    scheduler = search._scheduler()
+    for score, decision in ((19.0, "STOP"), (23.0, "CONTINUE")):
+        new = SimpleNamespace(trial_id=str(score), config={"number": 9})
+        scheduler.on_trial_add(None, new)
+        assert scheduler.on_trial_result(None, new, {"epoch": 1, "score": score}) == decision
+
+
+def test_no_trial_is_judged_before_its_steps_are_enough(
+    config: Config, sets: ImageSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(raydae.search.search, "GRACE_STEPS", 4)
+    settings = dataclasses.replace(SETTINGS, space=("optim.batch_size=8,16",))
+    config = config.override({"optim.epochs": 4})
+    search = Search(Folder.of(tmp_path), config, sets, settings, 5)  # 4 or 2 steps an epoch
+    for score in (20.0, 21.0, 22.0):
+        trial = search.next_trial()
+        trial.status = "stopped"
+        records = [{"val_psnr": score, "epoch": epoch, "seconds": 1.0} for epoch in (1, 2)]
+        trial.history = records
+    scheduler = search._scheduler()
+    poor = SimpleNamespace(trial_id="poor", config={"number": 9})
+    scheduler.on_trial_add(None, poor)
+    for epoch, decision in ((1, "CONTINUE"), (2, "STOP")):
+        assert scheduler.on_trial_result(None, poor, {"epoch": epoch, "score": 10.0}) == decision
+
+
+def test_a_trial_that_goes_on_is_not_judged_again(
+    config: Config, sets: ImageSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(raydae.search.search, "GRACE_STEPS", 4)  # an epoch
+    search = Search(Folder.of(tmp_path), config, sets, SETTINGS, 5)
+    for status, score in (("waiting", 10.0), ("stopped", 20.0), ("stopped", 21.0)):
+        trial = search.next_trial()
+        trial.status = status  # type: ignore[assignment]  # one of those
+        trial.history = [{"val_psnr": score, "epoch": 1, "seconds": 1.0}]
+    scheduler = search._scheduler()
+    for number, decision in ((0, "CONTINUE"), (3, "STOP")):
+        as_ray_has_it = SimpleNamespace(trial_id=str(number), config={"number": number})
+        scheduler.on_trial_add(None, as_ray_has_it)
+        result = {"epoch": 1, "score": 10.0}
+        assert scheduler.on_trial_result(None, as_ray_has_it, result) == decision
+
+
+def test_only_values_that_go_together_are_drawn(
+    config: Config, sets: ImageSets, tmp_path: Path
+) -> None:
+    texts = ("data.patches_per_image=int:8:32", "optim.batch_size=8,16", "optim.micro_batch=2,16")
+    settings = Settings(space=texts, method="random", early_stopping=True)
+    config = config.override({"optim.batch_size": 16})
+    search = Search(Folder.of(tmp_path), config, sets, settings, 30)
+    configs = [search.config_of(search.next_trial()).to_dict() for _ in range(30)]
+    assert {(c["optim"]["batch_size"], c["optim"]["micro_batch"]) for c in configs} == {
+        *((8, 2), (16, 2), (16, 16))
+    }
+    again = Search(Folder.of(tmp_path / "again"), config, sets, settings, 30)
+    assert [search.config_of(again.next_trial()).to_dict() for _ in range(30)] == configs
+    few = Settings(space=("optim.batch_size=8,16",), method="random", early_stopping=True)
+    with pytest.raises(UserError, match="4 workers at most"):
+        Search(Folder.of(tmp_path), config, sets, few, 3, workers=8)
+
+
+def test_what_cannot_be_written_ends_the_search(
+    config: Config, sets: ImageSets, tmp_path: Path
+) -> None:
+    search = Search(Folder.of(tmp_path), config, sets, SETTINGS, 5)
+    search.give_up(OSError("No space left on device"))
+    search.give_up(OSError("and again"))
+    assert "No space left on device" in str(search.problem)
+    assert "same command again" in str(search.problem)
+
+
+def test_another_search_is_refused(config: Config, sets: ImageSets, tmp_path: Path) -> None:
+    folder = Folder.of(tmp_path)
+    check_settings(folder, config, SETTINGS)
+    open_run(folder, config, kind="search")
+    write_settings(folder, config, SETTINGS)
+    other = Settings(space=("optim.lr=1e-3",), method="random", early_stopping=True)
+    check_settings(folder, config, other)  # killed before it was begun
+    Run(folder, config, None, Progress()).begin(sets)
+    check_settings(folder, config, SETTINGS)
+    with pytest.raises(UserError, match=r"begun as another search \(space: .*--restart"):
+        check_settings(folder, config, other)
+    with pytest.raises(UserError, match="epochs: 2, now 3"):
+        check_settings(folder, config.override({"optim.epochs": 3}), SETTINGS)
+
+
+def test_what_does_not_go_with_the_images(config: Config, sets: ImageSets, tmp_path: Path) -> None:
+    for space, says in (
+        (("optim.batch_size=8,1024",), "patches of an epoch"),
+        (("data.patch_size=16,128",), "larger than the smallest training image"),
+    ):
+        settings = Settings(space=space, method="random", early_stopping=True)
+        with pytest.raises(UserError, match=says):
+            Search(Folder.of(tmp_path), config, sets, settings, 2)
+
+
+def test_no_trial_has_done_an_epoch(config: Config, sets: ImageSets, tmp_path: Path) -> None:
+    search = Search(Folder.of(tmp_path), config, sets, SETTINGS, 1)
+    search.next_trial().message = "the loss became nan"
+    with pytest.raises(UserError, match="went well: the loss became nan"):
+        search.write_best()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_stopped_trial_leaves_nothing_in_ray(pictures: Path, tmp_path: Path) -> None:
+    import ray.tune
+    from ray.util.placement_group import placement_group_table
+
+    config = Config().override(
+        {
+            "data.path": str(pictures),
+            "data.patch_size": 32,
+            "data.patches_per_image": 64,
+            "optim.batch_size": 16,
+            "optim.epochs": 50,
+            "validation.images": 1,
+        }
+    )
+    write_settings(Folder.of(tmp_path), config, SETTINGS)
+    plan = _Plan(config, find_images(config.data), Folder.of(tmp_path), Workers(2, 2, 0, 1))
+    assert not plan.in_process
+
+    def busy() -> set[str]:
+        processes = processes_of(os.getpid(), "Train")
+        groups: dict[str, Any] = placement_group_table()
+        return {f"process {process.pid}" for process in processes} | {
+            f"group {number}" for number, group in groups.items() if group["state"] != "REMOVED"
+        }
+
+    before = busy()
+    kind = ray.tune.with_parameters(_TrialRun, plan=plan)
+    trial: Any = ray.remote(num_cpus=0)(kind).remote({"number": 0, "changes": {}})
+    assert ray.get(trial.train.remote())["epoch"] == 1
+    assert busy() - before
+    began = time.monotonic()
+    ray.get(trial.stop.remote())
+    ray.kill(trial)
+    while busy() - before:
+        assert time.monotonic() - began < 10, busy() - before
+        time.sleep(0.1)
+    assert list(tmp_path.glob("trials/000/checkpoints/*/checkpoint.json"))

@@ -1,0 +1,184 @@
+import dataclasses
+import pickle
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raydae.core.config import Config
+from raydae.core.errors import UserError
+from raydae.images.image_sets import ImageSets, read_image
+from raydae.images.sources import find_images
+from raydae.noise.gaussian import SCALE
+from raydae.training.samples import PADDING, Samples, UnreadableError, _turned, shares
+from raydae.training.schedule import Schedule
+from tests.conftest import draw_folder
+
+
+@pytest.fixture
+def samples(config: Config, sets: ImageSets) -> Samples:
+    return Samples.of(config, sets.train)
+
+
+def test_a_sample_does_not_depend_on_what_was_computed_before(samples: Samples) -> None:
+    whole = samples.block([range(64)], 64)
+    for start, stop in ((0, 1), (7, 12), (33, 64)):
+        part = samples.block([range(start, stop)], stop - start)
+        for name, column in part.items():
+            np.testing.assert_array_equal(column, whole[name][start:stop])
+
+
+def test_another_process_makes_the_same_pixels(samples: Samples, tmp_path: Path) -> None:
+    (tmp_path / "samples").write_bytes(pickle.dumps(samples))
+    program = (
+        "import pickle, sys, numpy; from pathlib import Path; folder = Path(sys.argv[1]);"
+        "samples = pickle.loads((folder / 'samples').read_bytes());"
+        "numpy.savez(folder / 'block', **samples.block([range(5, 25)], 20))"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
+    ours = samples.block([range(5, 25)], 20)
+    with np.load(tmp_path / "block.npz") as theirs:
+        for name, column in ours.items():
+            np.testing.assert_array_equal(column, theirs[name])
+
+
+def test_what_a_block_holds(samples: Samples) -> None:
+    block = samples.block([range(0, 6), range(8, 12)], 8)
+    assert block["index"].tolist() == [*range(6), PADDING, PADDING, *range(8, 12), *[PADDING] * 4]
+    assert block["clean"].shape == block["noisy"].shape == (16, 16, 16, 3)
+    assert block["clean"].dtype == np.uint8
+    assert block["noisy"].dtype == np.int16
+    assert not block["clean"][block["index"] == PADDING].any()
+    assert (block["unreadable"] == -1).all()
+
+
+def test_a_patch_is_cut_from_an_image_and_turned(samples: Samples) -> None:
+    images = [read_image(file.uri) for file in samples.images]
+    block = samples.block([range(16)], 16)
+    for patch in block["clean"]:
+        turned = [np.rot90(side, turn) for side in (patch, patch[:, ::-1]) for turn in range(4)]
+        assert any(
+            (window == version).all(axis=(-3, -2, -1)).any()
+            for image in images
+            for version in turned
+            for window in [np.lib.stride_tricks.sliding_window_view(image, (16, 16, 3))[:, :, 0]]
+        )
+
+
+def test_turns_are_numpy_s() -> None:
+    part = np.arange(12).reshape(3, 4)
+    for turns in range(4):
+        np.testing.assert_array_equal(_turned(part, turns), np.rot90(part, turns))
+
+
+def test_noise_has_its_level_and_is_another_for_every_sample(samples: Samples) -> None:
+    block = samples.block([range(256)], 256)
+    noise = (block["noisy"] / SCALE * 255 - block["clean"]).reshape(256, -1)
+    assert noise.std() == pytest.approx(25, rel=0.01)
+    assert abs(np.corrcoef(noise[::2].ravel(), noise[1::2].ravel())[0, 1]) < 0.02
+    assert len({row.tobytes() for row in block["noisy"]}) == 256
+
+
+def test_a_range_of_sigma_is_drawn_uniformly_for_each_patch(samples: Samples) -> None:
+    block = dataclasses.replace(samples, sigma=(5, 55)).block([range(512)], 512)
+    noise = block["noisy"] / SCALE * 255 - block["clean"]
+    levels = noise.reshape(512, -1).std(axis=1)
+    assert levels.min() < 8
+    assert levels.max() > 52
+    assert levels.mean() == pytest.approx(30, abs=2)
+
+
+def test_where_the_noise_is_made_elsewhere_its_level_is_the_same(samples: Samples) -> None:
+    samples = dataclasses.replace(samples, sigma=(5, 55))
+    here = samples.block([range(16)], 16)
+    left = dataclasses.replace(samples, noisy=False).block([range(16)], 16)
+    np.testing.assert_array_equal(left["clean"], here["clean"])
+    assert "noisy" not in left
+    noise = here["noisy"] / SCALE * 255 - here["clean"]
+    assert left["sigma"] == pytest.approx(noise.reshape(16, -1).std(axis=1), rel=0.1)
+
+
+def test_a_pass_visits_every_image_equally_in_an_order_of_its_own(samples: Samples) -> None:
+    visits = len(samples.images) * 2
+    orders = [
+        [samples._visit(number * visits + i)[0].tobytes() for i in range(visits)]
+        for number in range(2)
+    ]
+    for order in orders:
+        assert set(Counter(order).values()) == {2}
+    assert orders[0] != orders[1]
+
+
+def test_another_seed_is_another_stream(samples: Samples) -> None:
+    other = dataclasses.replace(samples, seed=1)
+    assert (other.block([range(8)], 8)["clean"] != samples.block([range(8)], 8)["clean"]).any()
+
+
+def test_an_unreadable_image_is_replaced_and_no_other_sample_changes(tmp_path: Path) -> None:
+    config = Config().override({"data.path": str(draw_folder(tmp_path)), "data.patch_size": 16})
+    samples = Samples.of(config, find_images(config.data).train)
+    before = samples.block([range(256)], 256)
+    # Another path to the same images, so that the cache of decoded ones is no help.
+    moved = tmp_path.rename(tmp_path.with_name("moved"))
+    files = tuple(dataclasses.replace(file, uri=str(moved / file.name)) for file in samples.images)
+    Path(files[3].uri).write_bytes(Path(files[3].uri).read_bytes()[:200])
+    after = dataclasses.replace(samples, images=files).block([range(256)], 256)
+
+    replaced = after["unreadable"] == 3
+    assert replaced.sum() == config.data.patches_per_image * 2
+    assert set(after["unreadable"].tolist()) == {-1, 3}
+    np.testing.assert_array_equal(after["index"], before["index"])
+    np.testing.assert_array_equal(after["clean"][~replaced], before["clean"][~replaced])
+    np.testing.assert_array_equal(after["noisy"][~replaced], before["noisy"][~replaced])
+    assert (after["clean"][replaced] != before["clean"][replaced]).any()
+
+
+def test_each_unreadable_image_is_reported_where_others_follow_it(
+    samples: Samples, tmp_path: Path
+) -> None:
+    gone = tuple(
+        dataclasses.replace(f, uri=str(tmp_path / f.name)) if number < 7 else f
+        for number, f in enumerate(samples.images)
+    )
+    unreadable = dataclasses.replace(samples, images=gone).block([range(256)], 256)["unreadable"]
+    assert set(unreadable.tolist()) == {-1, *range(7)}
+
+
+def test_no_readable_image_at_all_is_an_error(samples: Samples, tmp_path: Path) -> None:
+    gone = tuple(dataclasses.replace(f, uri=str(tmp_path / f.name)) for f in samples.images)
+    with pytest.raises(UnreadableError, match="none of the 8"):
+        dataclasses.replace(samples, images=gone).block([range(2)], 2)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 4, 5, 8])
+def test_shares_are_whole_micro_blocks_and_make_the_batch(workers: int) -> None:
+    schedule = Schedule(pass_samples=100, batch_size=32, micro_batch=4, epochs=3)
+    for step in range(schedule.steps):
+        parts = [schedule.share(step, rank, workers) for rank in range(workers)]
+        assert [index for part in parts for index in part] == list(range(step * 32, step * 32 + 32))
+        assert all(part.start % 4 == 0 and len(part) % 4 == 0 for part in parts)
+        assert max(map(len, parts)) - min(map(len, parts)) <= 4
+        assert max(map(len, parts)) == schedule.share_rows(workers)
+
+
+def test_epochs_end_with_the_step_that_ends_a_pass() -> None:
+    schedule = Schedule(pass_samples=100, batch_size=32, micro_batch=4, epochs=3)
+    assert [schedule.end_of_epoch(epoch) for epoch in range(3)] == [4, 7, 10]
+    assert [schedule.epoch_of(step) for step in range(10)] == [0] * 4 + [1] * 3 + [2] * 3
+    assert schedule.steps == 10
+
+
+def test_a_batch_larger_than_an_epoch_is_refused() -> None:
+    with pytest.raises(UserError, match="batch of 32 is more than the 16 patches"):
+        Schedule(pass_samples=16, batch_size=32, micro_batch=4, epochs=1)
+
+
+def test_the_stream_in_this_process(samples: Samples, config: Config) -> None:
+    schedule = Schedule.of(config, len(samples.images))
+    steps = list(shares(samples, schedule, start=2))
+    assert [batch["index"].tolist() for batch in steps] == [
+        list(range(step * 8, step * 8 + 8)) for step in range(2, schedule.steps)
+    ]
