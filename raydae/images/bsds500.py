@@ -108,7 +108,7 @@ SOURCES = (
 
 def manifest() -> dict[str, Entry]:
     """Return the 500 files of BSDS500 by name, such as ``train/100075.jpg``, in sorted order."""
-    text = resources.files("raydae").joinpath("bsds500.json").read_text("utf-8")
+    text = resources.files("raydae.images").joinpath("bsds500.json").read_text("utf-8")
     return {name: Entry(**entry) for name, entry in json.loads(text).items()}
 
 
