@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from raydae import load
 from raydae.app import cli, console
-from raydae.core.config import parse_level
 from raydae.core.errors import UserError
 from raydae.core.storage import Folder, first_line, local_path
 from raydae.images.pictures import PictureError, denoise_file, expand, read_rgb
-from raydae.training.runs import find_model
+from raydae.noise.levels import parse_level
+from raydae.training.run_names import find_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,11 +115,9 @@ def _denoise_one(
 
 def _demonstrate(denoise: Callable[[Any], Any], sigma: float, source: Path, target: Path) -> None:
     """Adds noise, denoises, and saves a panel of noisy, denoised and clean beside the result."""
+    from raydae.core.pixels import to_uint8
     from raydae.evaluation.figures import panel
-    from raydae.metrics.metrics import (
-        to_uint8,  # with scikit-image and matplotlib: memory otherwise spared
-    )
-    from raydae.noise.gaussian import evaluation_noise
+    from raydae.noise.evaluation import evaluation_noise
 
     def on_noise(image: NDArray[Any]) -> NDArray[Any]:
         if image.dtype == np.uint8:

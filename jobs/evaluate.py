@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from raydae.app import cli, console
-from raydae.core.config import parse_level
 from raydae.core.errors import UserError
 from raydae.images.sources import evaluation_images, scan
-from raydae.training.runs import find_model
+from raydae.noise.levels import parse_level
+from raydae.training.run_names import find_model
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,21 +26,15 @@ from typing import TYPE_CHECKING, Literal
 from rich.console import Console
 
 from raydae.app import cli, console
-from raydae.core.config import check_workers, parse_workers
 from raydae.core.errors import UserError
+from raydae.core.lock import lock
 from raydae.core.storage import Folder
 from raydae.images.image_sets import read_image, spread_over
-from raydae.training.runs import (
-    Checkpoints,
-    Outcome,
-    Run,
-    Status,
-    check_name,
-    claim,
-    default_storage,
-    new_name,
-    open_run,
-)
+from raydae.training.checkpoints import Checkpoints
+from raydae.training.config import check_workers, parse_workers
+from raydae.training.run_folder import Run, open_run
+from raydae.training.run_names import check_name, default_storage, new_name
+from raydae.training.status import Outcome, Status
 from raydae.training.tensorboard import Events
 
 if TYPE_CHECKING:
@@ -88,7 +82,7 @@ def main() -> int:
     screen = console.make_console()
     name = check_name(launch.name or new_name(config.model.name))
     folder = Folder.of(launch.storage) / name
-    with claim(folder):
+    with lock(folder):
         run = open_run(folder, config, launch.restart)
         if run.trained and "results.json" in folder.files():
             screen.print(f"{name} is finished; --restart would begin it anew")
@@ -118,11 +112,11 @@ def train_and_test(run: Run, launch: Launch, screen: Console) -> int:
         screen.print(word)
     screen.print(
         f"{run.folder.name}: {run.config.model.name} on {len(sets.train)} images of {sets.source}, "
-        f"sigma {run.config.noise.sigma}, {workers}",
+        f"sigma {run.config.noise.level}, {workers}",
         soft_wrap=True,
     )
-    if run.progress.step:
-        screen.print(f"goes on after step {run.progress.step} of {run.schedule.steps}")
+    if run.state.step:
+        screen.print(f"goes on after step {run.state.step} of {run.schedule.steps}")
     try:
         outcome = train(run, workers, launch, screen)
         if outcome.status == "finished":
@@ -156,9 +150,9 @@ def train(run: Run, workers: "Workers", launch: Launch, screen: Console) -> Outc
     with (
         listening(screen) as interrupted,
         Events(run.folder) as events,
-        console.TrainingDisplay(screen, run.schedule, run.progress.history) as display,
+        console.TrainingDisplay(screen, run.schedule, run.state.history) as display,
     ):
-        events.write(run.progress.history)
+        events.write(run.state.history)
 
         loading = threading.Thread(target=load_tests)
 

@@ -9,6 +9,7 @@ a search.
 """
 
 import json
+import math
 import shlex
 import signal
 from collections.abc import Sequence
@@ -18,17 +19,19 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 
 from raydae.app import cli, console
-from raydae.core.config import Config, check_workers
 from raydae.core.errors import UserError
+from raydae.core.lock import lock
 from raydae.core.storage import Folder
 from raydae.search.space import Space, spell
-from raydae.training.runs import check_name, claim, default_storage, new_name, open_run
+from raydae.training.config import Config, check_workers
+from raydae.training.run_folder import open_run
+from raydae.training.run_names import check_name, default_storage, new_name
 
 if TYPE_CHECKING:
     from raydae.search.search import Search, Trial
 
 
-SPACE = ("noise.sigma=log:5:75", "optim.lr=log:1e-4:1e-2")
+SPACE = ("noise.options.sigma=log:5:75", "optim.lr=log:1e-4:1e-2")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +85,7 @@ def main() -> int:
     screen = console.make_console()
     name = check_name(launch.name or new_name("search"))
     folder = Folder.of(launch.storage) / name
-    with claim(folder):
+    with lock(folder):
         try:
             return search(folder, config, launch, screen)
         except KeyboardInterrupt:
@@ -196,14 +199,14 @@ def rows(found: "Search") -> list[dict[str, Any]]:
         others = {
             name: value
             for name, value in trial.changes.items()
-            if name not in ("noise.sigma", "optim.lr")
+            if name not in ("noise.options.sigma", "optim.lr")
         }
         lines.append(
             {
                 "trial": trial.number,
                 "status": trial.status,
                 "over": trial.over,
-                "sigma": config.noise.sigma,
+                "sigma": config.noise.level,
                 "lr": config.optim.lr,
                 "others": spell(others),
                 "settings": spell(trial.changes),
@@ -224,7 +227,7 @@ def write_figure(found: "Search", best: "Trial", folder: Folder) -> None:
         figures.TrialMark(
             number=trial.number,
             status=trial.status,
-            sigma=found.config_of(trial).noise.range,
+            sigma=found.config_of(trial).noise.sigma_range or (math.nan, math.nan),
             lr=found.config_of(trial).optim.lr,
             curve=[
                 (record["epoch"], record["val_psnr"])

@@ -17,9 +17,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from raydae.core.config import Config
 from raydae.images.image_sets import ImageSets
 from raydae.images.sources import find_images
+from raydae.training.config import Config
 
 BSDS500 = Path(__file__).parents[2] / "shared" / "data" / "BSDS500"
 RPCS = (  # one of each of Ray's services

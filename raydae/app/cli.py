@@ -25,19 +25,19 @@ from rich.table import Table
 from rich.text import Text
 
 from raydae.app import console
-from raydae.core.config import Config, load_config
 from raydae.core.errors import UserError
 from raydae.core.storage import Folder, first_line, split_path
 from raydae.images.image_sets import ImageSets
 from raydae.images.sources import find_images, synthetic_set
-from raydae.training.runs import find_model
+from raydae.training.config import Config, load_config
+from raydae.training.run_names import find_model
 from raydae.training.schedule import Schedule
 
 T = TypeVar("T")
 SHORT_FLAGS = {
     "data.path": "--data",
     "data.protocol": "--protocol",
-    "noise.sigma": "--sigma",
+    "noise.options.sigma": "--sigma",
     "noise.on": "--noise-on",
     "model.name": "--model",
     "optim.lr": "--lr",

@@ -13,8 +13,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from rich.text import Text
 
-from raydae.training.runs import Status
 from raydae.training.schedule import Schedule
+from raydae.training.status import Status
 
 
 def make_console() -> Console:

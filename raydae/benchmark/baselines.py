@@ -30,18 +30,21 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from raydae.core.config import Config, load_config
 from raydae.core.storage import Folder
 from raydae.images.image_sets import ImageFile, ImageSets
 from raydae.images.sources import find_images
 from raydae.models.inference import autocast, channels_last
 from raydae.models.networks import build
-from raydae.noise.gaussian import SCALE
-from raydae.training.loop import Context, resolve_precision, train
-from raydae.training.optim import compute_loss, make_optimizer
-from raydae.training.runs import Status
+from raydae.noise.fixed_point import SCALE
+from raydae.training.config import Config, load_config
+from raydae.training.context import Context
+from raydae.training.learner import make_optimizer
+from raydae.training.loop import fit
+from raydae.training.losses import LOSSES
 from raydae.training.samples import Samples
 from raydae.training.schedule import Schedule
+from raydae.training.status import Status
+from raydae.training.torch_setup import resolve_precision
 
 PREFETCH = 4  # batches that each worker of a DataLoader keeps ready
 SYNC_S = 0.5  # between two marks on a GPU, for each of which the CPU waits
@@ -100,7 +103,7 @@ class Patches(Dataset[tuple[Tensor, Tensor]]):
     def __init__(self, images: tuple[ImageFile, ...], config: Config) -> None:
         self.images, self.size = images, config.data.patch_size
         self.each = config.data.patches_per_image
-        self.sigma = config.noise.range
+        self.sigma = config.noise.sigma_range or (25.0, 25.0)
 
     def __len__(self) -> int:
         return len(self.images) * self.each
@@ -137,6 +140,7 @@ def plain(
     """Trains as tutorials do; yields after each step."""
     network = build(config.model).to(device).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=config.optim.lr)
+    compute_loss = LOSSES.bind(config.optim.loss, config.optim.loss_options)
     loader = DataLoader(
         Patches(images, config),
         config.optim.batch_size,
@@ -149,7 +153,7 @@ def plain(
         noisy, clean = (patches.to(device) for patches in pair)
         optimizer.zero_grad()
         with autocast(device, precision):
-            loss = compute_loss(config.optim.loss, network(noisy), clean, noisy)
+            loss = compute_loss(network(noisy), clean, noisy)
         torch.autograd.backward(loss)
         optimizer.step()
         loss.item()
@@ -165,6 +169,7 @@ def tricks(
     torch.backends.cudnn.benchmark = cuda
     network = channels_last(build(config.model), device).train()
     optimizer = make_optimizer(config.optim, network)
+    compute_loss = LOSSES.bind(config.optim.loss, config.optim.loss_options)
     forward: nn.Module = network
     if cuda:
         forward = torch.compile(network, dynamic=False)  # type: ignore[assignment]  # a module too
@@ -183,7 +188,7 @@ def tricks(
         optimizer.zero_grad(set_to_none=True)
         with autocast(device, precision):
             denoised = forward(noisy)
-        loss = compute_loss(config.optim.loss, denoised.float(), clean, noisy)
+        loss = compute_loss(denoised.float(), clean, noisy)
         torch.autograd.backward(loss)
         optimizer.step()
         yield
@@ -213,7 +218,7 @@ def limit(
         return enough
 
     with tempfile.TemporaryDirectory() as folder:
-        train(config, sets, Folder.of(folder), Context(device=device, tell=stop), resident)
+        fit(config, sets, Folder.of(folder), Context(device=device, tell=stop), resident)
 
 
 def measure(

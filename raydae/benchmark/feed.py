@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
-from raydae.core.config import Config
 from raydae.distributed.cluster import cores
 from raydae.images.sources import find_images
+from raydae.training.config import Config
 from raydae.training.samples import Samples
 from raydae.training.schedule import Schedule
 
@@ -76,7 +76,7 @@ def stages(config: Config) -> dict[str, float]:
     import torch
 
     from raydae.images.image_sets import read_image
-    from raydae.noise.gaussian import SCALE
+    from raydae.noise.fixed_point import SCALE
 
     torch.set_num_threads(1)
     samples = _samples(config)
@@ -97,7 +97,7 @@ def stages(config: Config) -> dict[str, float]:
             torch.from_numpy(block[name].copy()).permute(0, 3, 1, 2).float() / scale
 
     uri, crops = samples.images[0].uri, samples.crops_per_visit
-    clean_only = replace(samples, noisy=False)
+    clean_only = replace(samples, on_device=True)
     crop = took(lambda: clean_only.block([range(rows)], rows), rows)
     whole = took(lambda: samples.block([range(rows)], rows), rows)
     return {

@@ -11,18 +11,19 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from raydae.core.config import Config
 from raydae.models.networks import build
-from raydae.training.optim import compute_loss
+from raydae.training.config import Config
+from raydae.training.losses import LOSSES
 
 PEAK_SIZE = 8192  # rows and columns of the matrices that show the peak
 
 
-def training_flops(network: nn.Module, patch_size: int, loss: str = "mse") -> int:
+def training_flops(network: nn.Module, patch_size: int) -> int:
     """Count the operations of a forward and a backward pass for one patch."""
+    compute_loss = LOSSES.bind("mse", {})
     noisy, clean = torch.rand(2, 1, 3, patch_size, patch_size)
     with FlopCounterMode(display=False) as counter:
-        torch.autograd.backward(compute_loss(loss, network(noisy), clean, noisy))
+        torch.autograd.backward(compute_loss(network(noisy), clean, noisy))
     flops: int = counter.get_total_flops()
     return flops
 

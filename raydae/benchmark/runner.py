@@ -20,10 +20,10 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from raydae.core.config import Config, load_config
 from raydae.core.errors import UserError
 from raydae.distributed.cluster import MALLOC, cores
 from raydae.images import synthetic
+from raydae.training.config import Config, load_config
 
 Device = Literal["cpu", "cuda"]
 SECONDS, ROUNDS = 6.0, 2  # of steady state for one measurement, and how often it is made

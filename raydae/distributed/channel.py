@@ -2,7 +2,7 @@
 
 import ray
 
-from raydae.training.runs import Outcome, Status
+from raydae.training.status import Outcome, Status
 
 MOST_STARTS = 4  # of the workers: three restarts without a new checkpoint
 

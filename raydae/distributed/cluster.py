@@ -19,11 +19,11 @@ from ray.exceptions import RayError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raydae.core.config import Config
 from raydae.core.errors import UserError
 from raydae.core.storage import Folder, first_line
 from raydae.distributed import agent
 from raydae.images.image_sets import ImageSets
+from raydae.training.config import Config
 
 HANG_S = 300  # after which a worker that hangs counts as dead
 DATA_CPUS = 2  # logical CPUs beside the workers', for the tasks that make samples
@@ -447,7 +447,7 @@ def check_shared(storage: Folder, sets: ImageSets) -> None:
     Raises:
         UserError: a node sees something else at a local path. URIs are the same everywhere.
     """
-    for file, flag in ((storage.path_of(".claim"), "--storage"), (sets.train[0].uri, "--data")):
+    for file, flag in ((storage.path_of(".lock"), "--storage"), (sets.train[0].uri, "--data")):
         if host := _where_unlike(file):
             raise UserError(not_shared(file, host, flag))
 

@@ -34,7 +34,7 @@ from ray.data._internal.stats import DatasetStats
 from ray.data.block import BlockMetadata
 
 from raydae.core.storage import Folder
-from raydae.training.runs import Checkpoints, Progress
+from raydae.training.checkpoints import Checkpoints, TrainState
 from raydae.training.samples import Samples
 from raydae.training.schedule import Schedule
 
@@ -72,7 +72,7 @@ def begin_stream(
     """
     # Of all executions of this process: this one.
     streaming_executor.create_cluster_autoscaler = lambda *_, **__: _Share(workers, taken)
-    progress, _ = Checkpoints(run).latest() or (Progress(), {})
+    progress, _ = Checkpoints(run).latest() or (TrainState(), {})
     return sample_stream(samples, schedule, progress.step, rank, workers).iterator()
 
 
@@ -83,7 +83,7 @@ def sample_stream(
 
     Rows are as `Samples.block` makes them, share after share, each padded to the same rows.
     """
-    rows = schedule.share_rows(workers)
+    rows = schedule.shard_rows(workers)
     steps_per_block = _steps_per_block(_fetched(samples), rows)
     blocks = -(-(schedule.steps - start) // steps_per_block)
 
@@ -91,7 +91,7 @@ def sample_stream(
         first = start + int(batch["number"][0]) * steps_per_block
         steps = range(first, min(first + steps_per_block, schedule.steps))
         return _fetched(samples).block(
-            [schedule.share(step, rank, workers) for step in steps], rows
+            [schedule.shard(step, rank, workers) for step in steps], rows
         )
 
     # Batches are whole blocks: else Ray Data makes two tasks of one.

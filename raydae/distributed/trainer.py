@@ -29,13 +29,15 @@ from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from raydae.core.lock import lock_text
 from raydae.core.storage import Folder, first_line
 from raydae.distributed.channel import Channel
 from raydae.distributed.cluster import HANG_S, Workers, shortage
 from raydae.distributed.stream import begin_stream, begun, shares
-from raydae.training.runs import Outcome, Run, Status, claim_of
+from raydae.training.run_folder import Run
 from raydae.training.samples import Samples
 from raydae.training.schedule import Schedule
+from raydae.training.status import Outcome, Status
 
 LOOK_S = 0.5  # between two looks of the driver at how far the workers are
 SILENCE_S = 30  # of the workers, after which the driver says what they may be waiting for
@@ -74,7 +76,7 @@ def train_on_ray(
             "sets": run.sets,
             "samples": ray.put(Samples.of(run.config, run.sets.train, workers.gpus > 0)),
             "folder": run.folder,
-            "claim": claim_of(run.folder),
+            "claim": lock_text(run.folder),
             "threads": workers.threads,
             "gpus": workers.gpus,
             "channel": channel,
@@ -253,7 +255,7 @@ def _train_worker(settings: dict[str, Any]) -> None:
     rank, workers = place.get_world_rank(), place.get_world_size()
     blocks = begin_stream(samples, schedule, folder, rank, workers, workers * threads)
     # Not left by `with`, which would wait for samples that may never come.
-    first = ThreadPoolExecutor(1).submit(_begin, blocks, schedule.share_rows(workers))
+    first = ThreadPoolExecutor(1).submit(_begin, blocks, schedule.shard_rows(workers))
     # An import beside a thread at work takes many times as long; and beside one that pickles it was
     # seen, once, to make that fail.
     while not (begun.wait(0.1) or first.done()):

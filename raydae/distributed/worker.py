@@ -19,13 +19,15 @@ import ray.train.torch
 import torch
 import torch.distributed as dist
 
-from raydae.core.config import Config
+from raydae.core.lock import lock_text
 from raydae.core.storage import Folder, cause_of, first_line
 from raydae.distributed.cluster import not_shared
 from raydae.images.image_sets import ImageSets
-from raydae.training.loop import Context, train
-from raydae.training.runs import Outcome, Status, claim_of
-from raydae.training.step import Batch
+from raydae.training.config import Config
+from raydae.training.context import Context
+from raydae.training.learner import Batch
+from raydae.training.loop import fit
+from raydae.training.status import Outcome, Status
 
 
 def work(
@@ -83,11 +85,11 @@ def work(
         verdict = ray.get(channel.begin.remote(places)) if context.rank == 0 else None
         outcome: Outcome | None = context.gather(verdict)[0]
         strange = [
-            place for place, seen in context.gather((here, claim_of(folder))) if seen != claim
+            place for place, seen in context.gather((here, lock_text(folder))) if seen != claim
         ]
         if strange:  # a node that joined later: those there at the start have been asked
             outcome = Outcome("failed", not_shared(str(folder), strange[0], "--storage"))
-        outcome = outcome or train(
+        outcome = outcome or fit(
             config,
             sets,
             folder,

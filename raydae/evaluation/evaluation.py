@@ -14,14 +14,16 @@ import numpy as np
 import torch
 
 from raydae.core.errors import UserError
+from raydae.core.pixels import to_uint8
 from raydae.core.storage import first_line
 from raydae.distributed.spread import spread
 from raydae.evaluation import classical
 from raydae.images.image_sets import ImageFile, read_image
-from raydae.metrics.metrics import psnr, ssim, to_uint8
+from raydae.metrics.psnr import psnr
+from raydae.metrics.ssim import ssim
 from raydae.models.inference import Denoiser
 from raydae.models.model_file import ModelInfo, load_model
-from raydae.noise.gaussian import evaluation_noise
+from raydae.noise.evaluation import evaluation_noise
 
 
 @dataclass(frozen=True, kw_only=True)

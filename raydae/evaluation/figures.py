@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from raydae.metrics.metrics import psnr, to_uint8
-from raydae.noise.gaussian import evaluation_noise
+from raydae.core.pixels import to_uint8
+from raydae.metrics.psnr import psnr
+from raydae.noise.evaluation import evaluation_noise
 
 
 def panel(

@@ -16,6 +16,7 @@ TILE = 2560  # on the CPU: 1.0 GiB with the released network, 3.2 GiB with the p
 PROBE = 1024  # on a GPU: larger images are cut by memory, which a tile of this size measures
 MAX_TILE = 4096  # on a GPU: 64 channels stay below 2**31 values, the limit of cuDNN's fast kernels
 MIN_TILE = 128  # after running out of memory
+WHOLE = 2**20  # larger than any image
 MEMORY_FRACTION = 0.5  # of a GPU's free memory: the rest is for fragments and for other processes
 
 
@@ -24,7 +25,8 @@ class Denoiser:
 
     An image up to a tile's area is denoised whole, a larger one in tiles. Each tile sees the
     network's `margin` beyond its edges, so the result equals that of the whole image, without
-    seams. Memory is that of the image, the result and one tile.
+    seams. Memory is that of the image, the result and one tile. A network without a `margin`
+    denoises every image whole.
 
     On a GPU the tiles are sized by its free memory, measured at the first image of more than
     PROBE**2 pixels; this resets torch's peak memory statistics. An image that runs out of GPU
@@ -60,9 +62,13 @@ class Denoiser:
         self.network = channels_last(network, self.device)
         self.ensemble = ensemble
         self.multiple = int(getattr(network, "multiple", 1))
+        margin = getattr(network, "margin", None)
         # Rounded up, it keeps a tile on the network's grid.
-        self.margin = _round_up(int(getattr(network, "margin", 0)), self.multiple)
+        self.margin = _round_up(int(margin or 0), self.multiple)
+        self.cuts = margin is not None  # tiles without a margin would leave seams
         self.tile = TILE if tile is None and self.device.type != "cuda" else tile
+        if not self.cuts:
+            self.tile = WHOLE
 
     def __call__(self, image: NDArray[Any]) -> NDArray[Any]:
         """Denoise an image.
@@ -129,7 +135,7 @@ class Denoiser:
                 area = min(len(y) * len(x), tile**2)  # rounding can make a tile larger than asked
                 result[y.start : y.stop, x.start : x.stop] = self._denoise_tile(image, y, x)
         except torch.OutOfMemoryError as error:
-            if area <= MIN_TILE**2:
+            if area <= MIN_TILE**2 or not self.cuts:
                 raise torch.OutOfMemoryError(
                     f"{self.device} has too little free memory for a tile of {area} pixels; "
                     "end other programs that use it, or denoise on the CPU"

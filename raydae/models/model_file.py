@@ -1,144 +1,70 @@
-"""Weights and optimizer states as bytes, and model files that stand on their own.
+"""Model files: safetensors with all that rebuilds the network in their metadata.
 
-All of them are safetensors: numbers and JSON, and nothing that could run when it is read.
+A model file names its network. Where that is an import path, such as `nets:Wide`, loading the file
+would run the code of that module, so it is loaded only if the caller names the module as trusted.
 """
 
 import dataclasses
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
-import safetensors.torch
-from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 
-from raydae.core.config import Config, ModelConfig, Protocol
+from raydae.core.components import module_of
 from raydae.core.errors import UserError
 from raydae.core.storage import first_line, split_path
-from raydae.images.image_sets import ImageSets
+from raydae.models.config import ModelConfig
 from raydae.models.networks import build
-from raydae.training.runs import RELEASED, Progress
+from raydae.models.released import RELEASED
+from raydae.models.weights import BAD_CONTENT, Weights, metadata_of, pack, unpack
 
-FORMAT = 1  # of model files
-# What reading a file of anything else may raise.
-BAD_CONTENT = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError)
-Weights = dict[str, Tensor]
+FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """What a model file says beside its weights."""
+    """What a model file holds besides its weights."""
 
     model: ModelConfig
     config: dict[str, Any]
-    """The configuration it was trained with."""
+    """The configuration that it was trained with."""
     source: str
-    """The images it was trained on, in words."""
+    """The images that it was trained on, in words."""
     train_hashes: tuple[str, ...]
-    """Of the images it was trained on: evaluating on one of them says nothing."""
+    """Hashes of its training images: evaluating on one of them means nothing."""
     val_hashes: tuple[str, ...]
-    """Of the images that chose it."""
+    """Hashes of the images that chose its epoch."""
     epoch: int
-    """Epochs it was trained for."""
+    """Epochs that it was trained for."""
     val_psnr: float | None
     """On the validation images, dB."""
 
     @property
-    def protocol(self) -> Protocol:
+    def protocol(self) -> Literal["bsds500", "cbsd68"]:
         """The protocol of BSDS500 that it was trained by."""
         cbsd68 = self.config["data"].get("protocol") == "cbsd68"
         return "cbsd68" if cbsd68 else "bsds500"
 
 
-def pack(weights: Weights, metadata: dict[str, str] | None = None) -> bytes:
-    """Weights as safetensors."""
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    return safetensors.torch.save(contiguous, metadata)
-
-
-def unpack(data: bytes) -> Weights:
-    """Weights from safetensors."""
-    return safetensors.torch.load(data)
-
-
-def pack_optimizer(state: dict[str, Any]) -> bytes:
-    """An optimizer's `state_dict`, its tensors in the memory format that they have."""
-    tensors: Weights = {}
-    numbers: dict[str, float] = {}
-    turned: list[str] = []  # those in channels_last, which safetensors does not know
-    for parameter, values in state["state"].items():
-        for key, value in values.items():
-            name = f"{parameter}.{key}"
-            if not isinstance(value, Tensor):
-                numbers[name] = value
-            elif value.ndim == 4 and not value.is_contiguous():
-                tensors[name] = value.permute(0, 2, 3, 1)
-                turned.append(name)
-            else:
-                tensors[name] = value
-    groups = [  # a learning rate that a CUDA graph reads is a tensor
-        {key: value.item() if isinstance(value, Tensor) else value for key, value in group.items()}
-        for group in state["param_groups"]
-    ]
-    rest = {"groups": groups, "numbers": numbers, "channels_last": turned}
-    return pack(tensors, {"optimizer": json.dumps(rest)})
-
-
-def unpack_optimizer(data: bytes) -> dict[str, Any]:
-    """An optimizer's `state_dict`, its tensors on the CPU.
-
-    Raises:
-        ValueError, LookupError, TypeError, SafetensorError: it is something else.
-    """
-    rest = json.loads(_header(data)["optimizer"])
-    turned = set(rest["channels_last"])
-    state: dict[int, dict[str, Any]] = {}
-    for name, value in {**unpack(data), **rest["numbers"]}.items():
-        parameter, key = name.split(".")
-        state.setdefault(int(parameter), {})[key] = (
-            value.permute(0, 3, 1, 2) if name in turned else value
-        )
-    return {"state": state, "param_groups": rest["groups"]}
-
-
-def _header(data: bytes) -> dict[str, str]:
-    """What a safetensors file says beside its tensors."""
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    metadata: dict[str, str] = header["__metadata__"]
-    return metadata
-
-
 def pack_model(weights: Weights, info: ModelInfo) -> bytes:
-    """A model file: safetensors, with all that is needed to rebuild the network in its header."""
+    """Return a model file."""
     return pack(weights, {"raydae": json.dumps({"format": FORMAT, **dataclasses.asdict(info)})})
 
 
-def model_of(progress: Progress, sets: ImageSets, weights: Weights, epoch: int) -> bytes:
-    """The model file of a run's weights after an epoch; the run has saved a checkpoint since."""
-    trained = (*(file.sha256 for file in sets.train), *progress.inherited)
-    config = Config.from_dict(progress.config)
-    info = ModelInfo(
-        model=config.model,
-        config=progress.config,
-        source=sets.source,
-        train_hashes=tuple(dict.fromkeys(trained)),
-        val_hashes=tuple(file.sha256 for file in sets.val),
-        epoch=epoch,
-        val_psnr=progress.history[epoch - 1]["val_psnr"],
-    )
-    return pack_model(weights, info)
-
-
-def load_model(path: str | Path) -> tuple[nn.Module, ModelInfo]:
-    """Rebuilds the network of a model file with its weights, on the CPU, ready to denoise.
+def load_model(path: str | Path, trust: Collection[str] = ()) -> tuple[nn.Module, ModelInfo]:
+    """Rebuild the network of a model file with its weights, on the CPU, ready to denoise.
 
     Args:
         path: a local path or a URI; `released` or `large`: a model that comes with raydae.
+        trust: modules that may be imported if the file names a network of one of them.
 
     Raises:
-        UserError: there is no such file, or it is not a model of raydae.
+        UserError: there is no such file, it is not a model of raydae, or its network is in a
+            module that is not trusted.
     """
     path = RELEASED.get(str(path), path)
     folder, name = split_path(path)
@@ -147,15 +73,7 @@ def load_model(path: str | Path) -> tuple[nn.Module, ModelInfo]:
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(f"{path} cannot be read: {first_line(error)}") from None
     try:
-        values = json.loads(_header(data)["raydae"])
-        if values.pop("format") != FORMAT:
-            raise UserError(f"{path} was written by another version of raydae")
-        if not isinstance(values["config"].get("data"), dict):
-            raise TypeError("its configuration is none")
-        values["model"] = ModelConfig(**values["model"])
-        for hashes in ("train_hashes", "val_hashes"):
-            values[hashes] = tuple(values[hashes])
-        info = ModelInfo(**values)
+        info = _read_info(data, path, trust)
         network = build(info.model)
         network.load_state_dict(unpack(data))
     except UserError:
@@ -163,6 +81,34 @@ def load_model(path: str | Path) -> tuple[nn.Module, ModelInfo]:
     except BAD_CONTENT as error:
         raise UserError(
             f"{path} is not a model of raydae ({first_line(error)}); "
-            "give a model.safetensors that jobs/train.py wrote"
+            "give a model.safetensors that a training run wrote"
         ) from None
     return network.eval(), info
+
+
+def _read_info(data: bytes, path: str | Path, trust: Collection[str]) -> ModelInfo:
+    """Return what a model file says of itself; import nothing that is not trusted."""
+    values = json.loads(metadata_of(data)["raydae"])
+    version = values.pop("format")
+    if version == 1:  # of raydae 0.1
+        values["model"] = _upgraded(values["model"])
+    elif version != FORMAT:
+        raise UserError(f"{path} was written by another version of raydae")
+    if not isinstance(values["config"].get("data"), dict):
+        raise TypeError("its configuration is missing")
+    module = module_of(values["model"]["name"])
+    if module and module not in trust:
+        raise UserError(
+            f"{path} needs code: its network is {values['model']['name']}. If you trust the module "
+            f"{module}, give --trust {module}"
+        )
+    values["model"] = ModelConfig(**values["model"])
+    for hashes in ("train_hashes", "val_hashes"):
+        values[hashes] = tuple(values[hashes])
+    return ModelInfo(**values)
+
+
+def _upgraded(model: dict[str, Any]) -> dict[str, Any]:
+    """Return the network's settings of format 1 as those of format 2."""
+    options = {name: value for name, value in model.items() if name != "name"}
+    return {"name": model["name"], "options": options if model["name"] == "unet" else {}}

@@ -1,7 +1,7 @@
-"""Training noise made where the network is, for a GPU that the cores cannot feed.
+"""Gaussian training noise made on the network's device, for a GPU that the cores cannot feed.
 
-The GPU is sent clean patches and noise levels, a third of the bytes. The noise is that of noise.py,
-value for value: a sample is the same wherever its noise is made.
+The GPU receives clean patches and noise levels, a third of the bytes. Each value equals that of
+`gaussian.add_noise`, so that a sample is the same wherever its noise is made.
 """
 
 import functools
@@ -10,32 +10,35 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raydae.core.random_numbers import SAMPLE, Generators
-from raydae.noise.gaussian import SCALE, half_normals, sample_noise
+from raydae.core.random_numbers import BLOCK_WORDS, SAMPLE, Generators
+from raydae.noise.fixed_point import SCALE
+from raydae.noise.gaussian import add_noise, half_normals
 
 
-def add_noise(clean: Tensor, sigma: Tensor, index: Tensor, seed: int) -> Tensor:
-    """White Gaussian noise on a batch of patches.
+def add_noise_on_device(clean: Tensor, sigma: Tensor, index: Tensor, seed: int) -> Tensor:
+    """Return a batch of patches with white Gaussian noise.
 
     Args:
         clean: uint8 (n, h, w, 3), RGB.
         sigma: float32 (n,), standard deviations, 0-255 scale, on the same device.
         index: int64 (n,), the samples' numbers, on the same device.
-        seed: the run's, below 2^32.
+        seed: the run's seed, below 2^32.
 
     Returns:
         float32 of the same shape, on the [0, 1] scale but free to leave it.
     """
     if clean.device.type == "cuda":
-        from raydae.noise.triton_kernel import add_noise  # needs Triton and a C compiler
+        from raydae.noise import triton_kernel  # needs Triton and a C compiler
 
-        return add_noise(clean, sigma, index, seed, _half_normals_on(clean.device))
+        halves = _half_normals_on(clean.device)
+        return triton_kernel.add_noise(clean, sigma, index, seed, halves)
     generators = Generators(seed, SAMPLE)
-    patches = [
-        sample_noise(generators[number], patch.numpy(), level)
-        for number, patch, level in zip(index.tolist(), clean, sigma.tolist(), strict=True)
-    ]
-    return torch.from_numpy(np.stack(patches)).float() / SCALE
+    patches = []
+    for number, patch, level in zip(index.tolist(), clean, sigma.tolist(), strict=True):
+        rng = generators[number]
+        rng.bit_generator.random_raw(BLOCK_WORDS)  # the sample's place, orientation and level
+        patches.append(add_noise(rng, patch.numpy(), level))
+    return torch.from_numpy(np.rint(np.stack(patches) * SCALE)) / SCALE
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""The noise of noise.py on a GPU: one Triton kernel, the same bits and the same values."""
+"""The Gaussian noise of gaussian.py on a GPU: one Triton kernel, the same bits and values."""
 
 from typing import Any
 
@@ -8,26 +8,27 @@ import triton.language as tl
 from torch import Tensor
 
 from raydae.core.random_numbers import SAMPLE
-from raydae.noise.gaussian import FIRST_NOISE_BLOCK, SCALE
+from raydae.noise.fixed_point import SCALE
+from raydae.noise.gaussian import FIRST_NOISE_BLOCK
 
 BLOCKS = 64  # blocks of random words that a program computes, each good for 16 values
 
 
 def add_noise(clean: Tensor, sigma: Tensor, index: Tensor, seed: int, halves: Tensor) -> Tensor:
-    """White Gaussian noise on a batch of patches, as `device_noise.add_noise`.
+    """Return a batch of patches with white Gaussian noise, as `on_device.add_noise_on_device`.
 
     Args:
         clean: uint8 (n, h, w, 3) on a GPU.
         sigma: float32 (n,), standard deviations, 0-255 scale.
         index: int64 (n,), sample numbers.
         seed: below 2^32.
-        halves: float32 (65536,), `noise.half_normals`.
+        halves: float32 (65536,), `gaussian.half_normals`.
     """
     clean = clean.contiguous()
     noisy = torch.empty(clean.shape, dtype=torch.float32, device=clean.device)
     size = clean[0].numel()
     grid = (len(clean), triton.cdiv(triton.cdiv(size, 16), BLOCKS))
-    # Without fusion of products and sums, which would round otherwise than noise.py does.
+    # Without fusion of products and sums, which would round differently than gaussian.py.
     _add_noise[grid](
         clean, sigma, index, halves, noisy, seed, size,
         SAMPLE, FIRST_NOISE_BLOCK, SCALE, BLOCKS, enable_fp_fusion=False,

@@ -30,15 +30,17 @@ import ray.tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from raydae.core.config import Config, check_workers
 from raydae.core.errors import UserError
 from raydae.core.storage import Folder, first_line
 from raydae.distributed.cluster import Workers, set_environment
 from raydae.images.image_sets import ImageSets
 from raydae.search.space import ATTEMPTS, Fixed, Space, Value
-from raydae.training.runs import Checkpoints, Outcome, Status, open_run
-from raydae.training.samples import Samples, shares
+from raydae.training.checkpoints import Checkpoints
+from raydae.training.config import Config, check_workers
+from raydae.training.run_folder import open_run
+from raydae.training.samples import Samples, shards
 from raydae.training.schedule import Schedule
+from raydae.training.status import Outcome, Status
 
 REDUCTION = 3  # of the trials that reach a rung of ASHA, the best third goes on
 GRACE_STEPS = 32  # before the first rung: BatchNorm's running statistics are 3 % off by then
@@ -285,7 +287,8 @@ class Search:
             UserError: no trial went well.
             OSError: the folder cannot be written.
         """
-        from raydae.models.model_file import model_of, unpack
+        from raydae.models.weights import unpack
+        from raydae.training.model_of_run import model_of_run
 
         if self.best is None:
             said = next((trial.message for trial in self.trials if trial.message), "nothing said")
@@ -294,7 +297,7 @@ class Search:
         if found is None:
             raise UserError(f"the checkpoints of trial {self.best.number} are gone; use --restart")
         progress, files = found
-        model = model_of(
+        model = model_of_run(
             progress, self.sets, unpack(files["best.safetensors"]), progress.best_epoch
         )
         self.folder.write("model.safetensors", model)
@@ -304,7 +307,11 @@ class Search:
     def table(self) -> str:
         """All trials as CSV: the usual columns, the settings that were searched, the rest."""
         text = io.StringIO()
-        names = [d.name for d in self.space.dimensions if d.name not in ("noise.sigma", "optim.lr")]
+        names = [
+            d.name
+            for d in self.space.dimensions
+            if d.name not in ("noise.options.sigma", "optim.lr")
+        ]
         usual = ["trial", "status", "sigma", "lr", "epochs", "val_psnr"]
         writer = csv.writer(text)
         writer.writerow([*usual, *names, "best_epoch", "seconds", "message"])
@@ -313,7 +320,7 @@ class Search:
             seconds = sum(record["seconds"] for record in trial.history)
             writer.writerow(
                 [
-                    *(trial.number, trial.status, config.noise.sigma, config.optim.lr),
+                    *(trial.number, trial.status, config.noise.level, config.optim.lr),
                     *(len(trial.history), best["val_psnr"]),
                     *(trial.changes[name] for name in names),
                     *(best["epoch"], round(seconds, 1), trial.message),
@@ -509,17 +516,18 @@ class _TrialRun(ray.tune.Trainable):  # type: ignore[misc]  # Ray ships no types
             if run.trained:
                 outcome = Outcome("finished")
             elif plan.in_process:
-                from raydae.training.loop import Context, train
+                from raydae.training.context import Context
+                from raydae.training.loop import fit
 
                 samples = Samples.of(config, plan.sets.train)
                 # As it was begun, so that best.json tells how all of it was made.
-                threads = run.progress.config.get("threads", plan.workers.threads)
-                outcome = train(
+                threads = run.state.config.get("threads", plan.workers.threads)
+                outcome = fit(
                     config,
                     plan.sets,
                     run.folder,
                     Context(threads=threads, tell=tell),
-                    lambda start: shares(samples, run.schedule, start),
+                    lambda start: shards(samples, run.schedule, start),
                     CHECKPOINT_MINUTES,
                 )
             else:

@@ -4,7 +4,7 @@
     optim.lr=uniform:1e-4:1e-2      uniform
     optim.warmup=int:0:500          a whole number, both ends possible
     optim.batch_size=16,32,64       one of these
-    noise.sigma=range:0:75          a blind range: its two ends are drawn uniformly
+    noise.options.sigma=range:0:75          a blind range: its two ends are drawn uniformly
 
 The names are those of the configuration. A number is drawn to four digits, so that what is printed
 is what was trained with.
@@ -18,9 +18,10 @@ from typing import Any, Literal, Protocol, cast, get_args
 
 import numpy as np
 
-from raydae.core.config import Config, flatten
 from raydae.core.errors import UserError
 from raydae.core.random_numbers import SEARCH, generator
+from raydae.core.settings import flatten
+from raydae.training.config import Config
 
 ATTEMPTS = 100  # to draw values that go together
 FIXED = (
@@ -243,8 +244,8 @@ def _dimension(text: str) -> Dimension:
             raise UserError(f"--space {text}: a logarithmic range begins above 0")
         if kind == "int" and not (low.is_integer() and high.is_integer()):
             raise UserError(f"--space {text}: the ends must be whole numbers")
-        if kind == "range" and name != "noise.sigma":
-            raise UserError(f"--space {text}: only noise.sigma can be a range itself")
+        if kind == "range" and name != "noise.options.sigma":
+            raise UserError(f"--space {text}: only noise.options.sigma can be a range itself")
         return Dimension(name, kind, low, high)
     if not word.replace(".", "", 1).isdigit() and "," not in values and ":" in values:
         raise UserError(

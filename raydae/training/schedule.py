@@ -1,17 +1,17 @@
-"""The schedule: which samples make which step, epoch and shard."""
+"""The schedule: which samples make which step, epoch and shard. Arithmetic, no state."""
 
 from dataclasses import dataclass
 
-from raydae.core.config import Config
 from raydae.core.errors import UserError
+from raydae.training.config import Config
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Which samples make which step, epoch and worker's share: arithmetic, no state.
+    """The steps and epochs of a run, and the shard of a step that each worker computes.
 
-    An epoch ends with the step that consumes the last sample of a pass, so where batch_size does
-    not divide the pass, epochs differ by a step and nothing drifts.
+    A pass visits every image; an epoch ends with the step that consumes the last sample of a pass.
+    Where `batch_size` does not divide the pass, epochs differ by a step and nothing drifts.
     """
 
     pass_samples: int
@@ -28,7 +28,11 @@ class Schedule:
 
     @classmethod
     def of(cls, config: Config, images: int) -> "Schedule":
-        """The schedule of a configuration on that many training images."""
+        """Return the schedule of a configuration on that many training images.
+
+        Raises:
+            UserError: a batch is larger than an epoch.
+        """
         return cls(
             pass_samples=images * config.data.patches_per_image,
             batch_size=config.optim.batch_size,
@@ -43,23 +47,30 @@ class Schedule:
 
     @property
     def micro_blocks(self) -> int:
-        """Micro-blocks in a step: the most workers that can share one."""
+        """Micro-blocks in a step: the largest number of workers that can share one."""
         return self.batch_size // self.micro_batch
 
     def end_of_epoch(self, epoch: int) -> int:
-        """The number of steps done when that epoch (0, 1 …) ends."""
+        """Return the number of steps done when an epoch (0, 1 ...) ends."""
         return -(-(epoch + 1) * self.pass_samples // self.batch_size)
 
     def epoch_of(self, step: int) -> int:
-        """The epoch (0, 1 …) that a step (0, 1 …) belongs to."""
+        """Return the epoch (0, 1 ...) that a step (0, 1 ...) belongs to."""
         return step * self.batch_size // self.pass_samples
 
-    def share_rows(self, workers: int) -> int:
-        """Rows in every worker's share of a step, padding included: the largest share."""
+    def ends_epoch(self, steps_done: int) -> bool:
+        """Return whether the last of the steps done was the last of its epoch."""
+        return steps_done == self.end_of_epoch(self.epoch_of(steps_done - 1))
+
+    def shard_rows(self, workers: int) -> int:
+        """Return the rows of every worker's shard, padding included: the largest shard."""
         return -(-self.micro_blocks // workers) * self.micro_batch
 
-    def share(self, step: int, rank: int, workers: int) -> range:
-        """The samples that a worker computes in a step; shares differ by a micro-block at most."""
+    def shard(self, step: int, rank: int, workers: int) -> range:
+        """Return the samples that a worker computes in a step.
+
+        The shards of a step differ by a micro-block at most.
+        """
         first = rank * self.micro_blocks // workers * self.micro_batch
         last = (rank + 1) * self.micro_blocks // workers * self.micro_batch
         return range(step * self.batch_size + first, step * self.batch_size + last)

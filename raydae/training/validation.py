@@ -1,56 +1,132 @@
 """Validation: fixed images with fixed noise, scored after every epoch."""
 
+import functools
+import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from raydae.core.errors import UserError
+from raydae.core.pixels import to_uint8
 from raydae.images.image_sets import ImageFile, read_image
-from raydae.metrics.metrics import psnr, ssim, to_uint8
+from raydae.metrics import METRICS
 from raydae.models.inference import Denoiser
-from raydae.noise.gaussian import evaluation_noise
+from raydae.noise.evaluation import evaluation_noise
+from raydae.training.context import Context
 
 GPU_THREADS = 8  # that read, noise and score images: 0.1 s each, where a GPU denoises in 0.005 s
 
 
+def validate(
+    denoise: Denoiser,
+    images: Sequence[ImageFile],
+    sigmas: Sequence[float],
+    metrics: Sequence[str],
+    context: Context,
+    on_image: Callable[[ImageFile, bool], object] = lambda file, readable: None,
+) -> dict[str, float]:
+    """Return the mean of each metric over all images and noise levels; all workers take part.
+
+    Args:
+        denoise: the denoiser, the same on all workers.
+        images: all images; each worker scores its part of them.
+        sigmas: noise levels, 0-255 scale.
+        metrics: names or import paths.
+        context: this worker's place.
+        on_image: called after each of this worker's images, with whether it could be read.
+
+    Returns:
+        The mean by the metric's name; nan if no image could be read.
+
+    Raises:
+        UserError: a metric of a user's own fails, on any worker.
+    """
+    sums = np.zeros(len(metrics) + 1)
+    part = images[context.rank :: context.workers]
+    problem = None
+    try:
+        for file, scores in zip(part, score_images(denoise, part, sigmas, metrics), strict=True):
+            on_image(file, scores is not None)
+            if scores is not None:
+                sums += scores
+    except UserError as error:  # told to all workers, which would wait for this one
+        problem = str(error)
+    for said in context.gather(problem):
+        if said is not None:
+            raise UserError(said)
+    *totals, count = context.total(torch.from_numpy(sums).to(context.device)).tolist()
+    return {
+        name: total / count if count else math.nan
+        for name, total in zip(metrics, totals, strict=True)
+    }
+
+
 def score_images(
-    denoise: Denoiser, images: Sequence[ImageFile], sigmas: Sequence[float]
+    denoise: Denoiser,
+    images: Sequence[ImageFile],
+    sigmas: Sequence[float],
+    metrics: Sequence[str] = ("psnr", "ssim"),
 ) -> Iterator[NDArray[np.float64] | None]:
     """Score a denoiser on images with the literature's noise.
 
-    Beside a GPU, threads do what the CPU has to do; on the CPU, torch has its threads already.
+    Beside a GPU, threads do the CPU's part; on the CPU, torch has its threads already.
 
     Args:
         denoise: the denoiser.
         images: what to score it on.
         sigmas: noise levels, 0-255 scale.
+        metrics: names or import paths.
 
     Yields:
-        For each image in turn the sums over the levels of PSNR (dB), SSIM and 1; none where it
-        cannot be read.
+        For each image in turn the sums over the levels of each metric and of 1; none if it cannot
+        be read.
+
+    Raises:
+        UserError: a metric of a user's own fails.
     """
     lock = threading.Lock()  # the denoiser takes one image at a time
+    functions = {name: METRICS.bind(name, {}) for name in metrics}
 
     def score(file: ImageFile) -> NDArray[np.float64] | None:
         try:
             clean = read_image(file.uri)
         except OSError:
             return None
-        sums = np.zeros(3)
+        sums = np.zeros(len(metrics) + 1)
         for sigma in sigmas:
             noisy = evaluation_noise(clean, sigma)
             with lock:
                 denoised = denoise(noisy)
             result = to_uint8(denoised)
-            sums += psnr(clean, result), ssim(clean, result), 1
+            values = [compute(name, metric, clean, result) for name, metric in functions.items()]
+            sums += [*values, 1]
         return sums
 
     if denoise.device.type != "cuda":
         yield from map(score, images)
         return
     # CUDA has a current device in each thread.
-    with ThreadPoolExecutor(GPU_THREADS, "score", torch.cuda.set_device, (denoise.device,)) as pool:
+    set_device = functools.partial(torch.cuda.set_device, denoise.device)
+    with ThreadPoolExecutor(GPU_THREADS, "score", set_device) as pool:
         yield from pool.map(score, images)
+
+
+def compute(
+    name: str, metric: Callable[..., Any], clean: NDArray[np.uint8], image: NDArray[np.uint8]
+) -> float:
+    """Return a metric of an image, uint8 HxWx3.
+
+    Raises:
+        UserError: it is a user's own metric, and it fails.
+    """
+    if name in METRICS.builtins:
+        return float(metric(clean, image))
+    try:
+        return float(metric(clean, image))
+    except Exception as error:  # whatever a user's code raises
+        raise UserError(f"the metric {name} failed: {error!r}") from None

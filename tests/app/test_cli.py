@@ -9,9 +9,10 @@ import pytest
 from jobs import denoise, evaluate, tune
 from jobs.train import Launch
 from raydae.app import cli
-from raydae.core.config import Config, flatten
 from raydae.core.errors import UserError
+from raydae.core.settings import flatten
 from raydae.core.storage import Folder
+from raydae.training.config import Config
 
 
 def help_of(
@@ -105,15 +106,15 @@ def test_in_a_terminal_too_a_value_that_is_none_is_one_line(
 
 def test_a_run_goes_on_without_the_weights_it_began_with(tmp_path: Path) -> None:
     gone = str(tmp_path / "gone.safetensors")
-    config = Config().override({"model.name": "unet", "model.width": 8, "init": gone})
+    config = Config().override({"model.name": "unet", "model.options.width": 8, "init": gone})
     words = ["--storage", str(tmp_path), "--init", gone]
     Folder.of(tmp_path / "mine").write("config.json", json.dumps(config.to_dict()).encode())
-    for more in ([], ["--model", "unet", "--model.width", "8"]):
+    for more in ([], ["--model", "unet", "--model.options.width", "8"]):
         found, _ = cli.parse_with_config(Launch, "", [*words, "--name", "mine", *more])
         assert found == config
     with pytest.raises(UserError, match="cannot be read"):
         cli.parse_with_config(Launch, "", [*words, "--name", "other"])
-    for more in (["--model.width", "64"], ["--restart"]):
+    for more in (["--model.options.width", "64"], ["--restart"]):
         with pytest.raises(UserError, match="cannot be read"):
             cli.parse_with_config(Launch, "", [*words, "--name", "mine", *more])
     (tmp_path / "mine" / "config.json").write_text("[]")

@@ -3,8 +3,8 @@ import io
 from rich.console import Console
 
 from raydae.app.console import TrainingDisplay, print_some, result_table, trial_table
-from raydae.training.runs import Status
 from raydae.training.schedule import Schedule
+from raydae.training.status import Status
 
 SCHEDULE = Schedule(pass_samples=64, batch_size=32, micro_batch=4, epochs=3)
 

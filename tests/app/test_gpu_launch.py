@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from raydae.core.config import Config
 from raydae.core.storage import Folder
 from raydae.distributed.cluster import Workers
 from raydae.distributed.trainer import train_on_ray
 from raydae.images.image_sets import ImageSets
 from raydae.models.model_file import load_model
-from raydae.training.runs import Outcome, open_run
+from raydae.training.config import Config
+from raydae.training.run_folder import open_run
+from raydae.training.status import Outcome
 from tests.app.test_jobs import (
     SETTINGS,
     assert_same_run,
@@ -50,7 +51,7 @@ def test_the_main_job_trains_as_on_the_cpu(photographs: Path, tmp_path: Path) ->
     words += ["--optim.schedule", "constant", "--sigma", "25"]
 
     def run(name: str, model: str, noise: str, *more: str) -> str:
-        chosen = ["--config", "unet", "--model.width", "8"] if model == "unet" else []
+        chosen = ["--config", "unet", "--model.options.width", "8"] if model == "unet" else []
         return train(tmp_path, photographs, name, *chosen, *words, "--noise-on", noise, *more)
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -104,7 +105,7 @@ def test_a_killed_worker_changes_nothing(photographs: Path, tmp_path: Path) -> N
 def test_two_workers_that_share_the_gpu_compute_what_one_does(
     config: Config, sets: ImageSets, tmp_path: Path
 ) -> None:
-    config = config.override({"model.name": "unet", "model.width": 8, "optim.lr": 1e-4})
+    config = config.override({"model.name": "unet", "model.options.width": 8, "optim.lr": 1e-4})
     losses = {}
     for workers in (Workers(1, 1, 1, 1), Workers(2, 2, 0.5, 1)):
         run = open_run(Folder.of(tmp_path / f"{workers.most}"), config).begin(sets)

@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from raydae.models.model_file import unpack
+from raydae.models.weights import unpack
 from tests.conftest import draw, draw_folder
 
 ROOT = Path(__file__).parents[2]
@@ -306,7 +306,16 @@ def test_denoising_a_folder(one_worker: Path, tmp_path: Path) -> None:
 def test_a_recipe_and_fine_tuning_through_the_jobs(
     runs: Path, photographs: Path, tmp_path: Path
 ) -> None:
-    small = ["--config", "unet", "--model.width", "4", "--model.levels", "2", "--num-workers", "2"]
+    small = [
+        "--config",
+        "unet",
+        "--model.options.width",
+        "4",
+        "--model.options.levels",
+        "2",
+        "--num-workers",
+        "2",
+    ]
     train(runs, photographs, "unet", *small, "--threads", "1", "--optim.clip", "1")
     assert json.loads((runs / "unet" / "config.json").read_text())["noise"]["sigma"] == "0:55"
     assert [line["epoch"] for line in history(runs / "unet")] == [1, 2, 3]
@@ -348,7 +357,11 @@ def test_a_demonstration(one_worker: Path, tmp_path: Path) -> None:
         ("train", ["--data", "{data}", "--config", "{here}/none.json"], "no such file"),
         ("train", ["--data", "{data}", "--lrr", "1"], "--lr"),
         ("train", ["--data", "{data}", "--init", "{here}/none"], "cannot be read"),
-        ("train", ["--data", "{data}", "--model", "unet", "--model.levels", "9"], "from 1 to 5"),
+        (
+            "train",
+            ["--data", "{data}", "--model", "unet", "--model.options.levels", "9"],
+            "from 1 to 5",
+        ),
         ("train", ["--data", "{data}", "--model", "dae", "--init", "released"], "holds a unet"),
         ("train", ["--data", "{data}", "--data.patch-size", "40"], "must be a multiple of 16"),
         ("evaluate", ["--model", "{data}/train/002.png", "--data", "{data}"], "not a model"),

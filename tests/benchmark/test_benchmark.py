@@ -16,9 +16,9 @@ from torch import nn
 from raydae.benchmark import baselines, denoise, feed, flops, harness
 from raydae.benchmark.harness import Bench, _cases
 from raydae.benchmark.runner import Report, choose_device
-from raydae.core.config import Config, check_workers
 from raydae.core.errors import UserError
 from raydae.images.image_sets import ImageSets
+from raydae.training.config import Config, check_workers
 
 
 def test_a_report_keeps_medians_and_spread() -> None:

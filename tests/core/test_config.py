@@ -4,21 +4,21 @@ from typing import Any
 
 import pytest
 
-from raydae.core.config import (
+from raydae.core.errors import UserError
+from raydae.noise.config import NoiseConfig
+from raydae.noise.levels import parse_sigma
+from raydae.training.config import (
     RECIPES,
     Config,
-    NoiseConfig,
     check_workers,
     differences,
     load_config,
-    parse_sigma,
     parse_workers,
 )
-from raydae.core.errors import UserError
 
 
 def test_a_configuration_survives_json() -> None:
-    config = Config().override({"optim.lr": 3e-4, "noise.sigma": "5:55", "data.path": "x"})
+    config = Config().override({"optim.lr": 3e-4, "noise.options.sigma": "5:55", "data.path": "x"})
     assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
@@ -34,7 +34,7 @@ def test_absent_settings_have_their_defaults() -> None:
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"optim": {"learning_rate": 1}}, "did you mean .* or optim.lr or"),
+        ({"optim": {"learning_rate": 1}}, "did you mean optim"),
         ({"optim": {"batchsize": 1}}, "did you mean optim.batch_size"),
         ({"optims": {}}, "did you mean optim or"),
         ({"optim": 3}, "optim must be a group"),
@@ -67,14 +67,14 @@ def test_an_override_takes_dotted_names_and_refuses_others() -> None:
 
 
 def test_sigma_may_be_a_number_in_json_and_in_a_search() -> None:
-    assert Config.from_dict({"noise": {"sigma": 25}}) == Config()
-    assert Config().override({"noise.sigma": 12.5}).noise.range == (12.5, 12.5)
+    assert Config.from_dict({"noise": {"options": {"sigma": 25}}}) == Config()
+    assert Config().override({"noise.options.sigma": 12.5}).noise.sigma_range == (12.5, 12.5)
 
 
 @pytest.mark.parametrize("text", ["-1", "50:5", "five", "", "5:25:50", "nan", "inf", "300", "5:"])
 def test_sigmas_that_are_none(text: str) -> None:
     with pytest.raises(UserError, match="sigma"):
-        NoiseConfig(sigma=text)
+        NoiseConfig(options={"sigma": text})
 
 
 def test_sigmas() -> None:
@@ -95,7 +95,7 @@ def test_sigmas() -> None:
 def test_what_levels_a_run_is_judged_at(
     sigma: str, judged: str | None, levels: tuple[float, ...]
 ) -> None:
-    config = Config().override({"noise.sigma": sigma, "validation.sigma": judged})
+    config = Config().override({"noise.options.sigma": sigma, "validation.sigma": judged})
     assert config.evaluation_sigmas == levels
 
 
@@ -140,8 +140,8 @@ def test_a_batch_feeds_only_so_many_workers() -> None:
     [
         {"data.patch_size": 40},
         {"model.name": "unet", "data.patch_size": 20},
-        {"model.name": "unet", "model.levels": 5, "data.patch_size": 16},
-        {"model.width": 256, "model.levels": 4},
+        {"model.name": "unet", "model.options.levels": 5, "data.patch_size": 16},
+        {"model.options.width": 256, "model.options.levels": 4},
     ],
 )
 def test_a_network_that_no_patch_fits_or_no_machine_is_refused(changes: dict[str, Any]) -> None:

@@ -32,11 +32,14 @@ ONLY_APP = {"tyro"}  # packages for command lines
 
 NO_TORCH = [
     "raydae",
-    *(f"raydae.core.{name}" for name in ("config", "storage", "random_numbers")),
+    *(f"raydae.core.{name}" for name in ("settings", "components", "storage", "random_numbers")),
     *(f"raydae.images.{name}" for name in ("pictures", "sources", "synthetic", "bsds500")),
     "raydae.noise.gaussian",
     "raydae.training.samples",
-    "raydae.training.runs",
+    "raydae.models.config",
+    "raydae.training.config",
+    "raydae.training.run_folder",
+    "raydae.training.run_names",
     "raydae.search.space",
 ]
 NO_RAY = ["raydae.models.model_file", "raydae.models.inference", "raydae.training.loop"]

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from raydae.distributed.channel import MOST_STARTS, Channel
-from raydae.training.runs import Outcome, Status
+from raydae.training.status import Outcome, Status
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import pytest
 import ray
 import yaml
 
-from raydae.core.config import Config
 from raydae.core.errors import UserError
 from raydae.core.storage import Folder
 from raydae.distributed import cluster
@@ -25,6 +24,7 @@ from raydae.distributed.cluster import (
     wait_for,
 )
 from raydae.images.image_sets import ImageSets
+from raydae.training.config import Config
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

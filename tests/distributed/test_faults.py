@@ -20,8 +20,9 @@ import torch
 from ray.cluster_utils import Cluster
 
 from raydae.core.storage import Folder
-from raydae.models.model_file import load_model, unpack
-from raydae.training.runs import find_model
+from raydae.models.model_file import load_model
+from raydae.models.weights import unpack
+from raydae.training.run_names import find_model
 from tests.app.test_jobs import (
     SETTINGS,
     assert_same_run,
@@ -38,7 +39,16 @@ from tests.conftest import draw_folder, ports_for_others, without_token
 
 # Without batch statistics any number of workers computes the same but for rounding, and steps so
 # small do not let that grow.
-ANY_NUMBER = ["--config", "unet", "--model.width", "4", "--model.levels", "2", "--lr", "1e-5"]
+ANY_NUMBER = [
+    "--config",
+    "unet",
+    "--model.options.width",
+    "4",
+    "--model.options.levels",
+    "2",
+    "--lr",
+    "1e-5",
+]
 ANY_NUMBER += ["--optim.schedule", "constant", "--precision", "fp32", *SETTINGS]
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import ray
 
-from raydae.core.config import Config
 from raydae.core.storage import Folder, first_line
 from raydae.distributed.stream import (
     BLOCK_BYTES,
@@ -22,7 +21,8 @@ from raydae.distributed.stream import (
     shares,
 )
 from raydae.images.image_sets import ImageSets
-from raydae.training.runs import Checkpoints, Progress
+from raydae.training.checkpoints import Checkpoints, TrainState
+from raydae.training.config import Config
 from raydae.training.samples import Samples
 from raydae.training.schedule import Schedule
 from tests.app.test_jobs import processes_of
@@ -45,7 +45,7 @@ class Stream:
 
 def collect(stream: Stream, workers: int) -> list[list[dict[str, np.ndarray]]]:
     """What each worker gets, step by step."""
-    rows = stream.schedule.share_rows(workers)
+    rows = stream.schedule.shard_rows(workers)
 
     def drain(blocks: Any) -> list[dict[str, np.ndarray]]:
         # Blocks live in shared memory as long as the iterator does.
@@ -83,7 +83,7 @@ def test_every_step_has_the_same_samples_for_any_number_of_workers(
 
 
 def test_the_stream_starts_where_the_checkpoint_is(stream: Stream) -> None:
-    Checkpoints(stream.run).save(Progress(step=7), {})
+    Checkpoints(stream.run).save(TrainState(step=7), {})
     (part,) = collect(stream, 1)
     assert part[0]["index"].tolist() == list(range(56, 64))
     assert len(part) == stream.schedule.steps - 7

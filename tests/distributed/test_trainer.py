@@ -13,12 +13,14 @@ import psutil
 import pytest
 import ray
 
-from raydae.core.config import Config
 from raydae.core.storage import Folder
 from raydae.distributed import trainer
 from raydae.distributed.cluster import Workers, start_ray
 from raydae.images.image_sets import ImageSets
-from raydae.training.runs import Checkpoints, Outcome, Status, open_run
+from raydae.training.checkpoints import Checkpoints
+from raydae.training.config import Config
+from raydae.training.run_folder import open_run
+from raydae.training.status import Outcome, Status
 from tests.app.test_jobs import train_workers
 from tests.distributed.test_faults import cluster_of_nodes
 
@@ -31,8 +33,8 @@ def test_the_number_of_workers_changes_nothing_but_rounding(
     config = config.override(
         {
             "model.name": "unet",
-            "model.width": 8,
-            "noise.sigma": "0:55",
+            "model.options.width": 8,
+            "noise.options.sigma": "0:55",
             "optim.optimizer": "muon",
             "optim.lr": 0.002,
             "optim.warmup": 10,
@@ -178,7 +180,7 @@ def test_a_worker_that_sees_another_folder_ends_the_run(
     )
     assert outcome.status == "failed"
     assert re.search(r"run is not what \S+ \(process \d+\) sees there; give --st", outcome.message)
-    assert not run.progress.step
+    assert not run.state.step
     assert "checkpoints" not in {path.name for path in (tmp_path / "run").iterdir()}
 
 

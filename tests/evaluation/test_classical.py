@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
+from raydae.core.pixels import to_uint8
 from raydae.evaluation import classical
-from raydae.metrics.metrics import psnr, to_uint8
-from raydae.noise.gaussian import evaluation_noise
+from raydae.metrics.psnr import psnr
+from raydae.noise.evaluation import evaluation_noise
 from tests.conftest import draw
 
 

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 import ray
 
-from raydae.core.config import Config, ModelConfig
 from raydae.core.errors import UserError
 from raydae.distributed.cluster import start_ray
 from raydae.distributed.spread import spread
 from raydae.evaluation.evaluation import Score, check_overlap, evaluate, score, table, to_csv
 from raydae.images.image_sets import ImageSets, read_image
-from raydae.metrics.metrics import psnr
+from raydae.metrics.psnr import psnr
+from raydae.models.config import ModelConfig
 from raydae.models.model_file import ModelInfo
-from raydae.noise.gaussian import evaluation_noise
+from raydae.noise.evaluation import evaluation_noise
+from raydae.training.config import Config
 
 LINE = Score(
     image="a",

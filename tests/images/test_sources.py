@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from raydae.core.config import DataConfig
 from raydae.core.errors import UserError
 from raydae.core.storage import Folder
 from raydae.images import bsds500 as data
+from raydae.images.config import DataConfig
 from raydae.images.image_sets import ImageSets, pixel_hash, read_image, spread_over
 from raydae.images.sources import evaluation_images, find_images, list_images, scan
 from tests.conftest import draw, draw_folder

@@ -3,12 +3,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from raydae.core.pixels import to_uint8
 from raydae.core.storage import Folder
 from raydae.images import bsds500 as data
 from raydae.images.image_sets import read_image
 from raydae.images.sources import cbsd68
-from raydae.metrics.metrics import psnr, ssim, to_uint8
-from raydae.noise.gaussian import evaluation_noise
+from raydae.metrics.psnr import psnr
+from raydae.metrics.ssim import ssim
+from raydae.noise.evaluation import evaluation_noise
 
 
 def test_psnr_is_its_definition() -> None:

@@ -14,16 +14,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 import raydae
-from raydae.core.config import ModelConfig
+from raydae.core.pixels import to_uint8
 from raydae.distributed.spread import spread
 from raydae.evaluation.evaluation import evaluate
 from raydae.images.sources import list_images, scan
-from raydae.metrics.metrics import to_uint8
 from raydae.models import inference
+from raydae.models.config import ModelConfig
 from raydae.models.inference import MAX_TILE, MIN_TILE, PROBE, Denoiser
 from raydae.models.model_file import load_model
 from raydae.models.networks import build
-from raydae.noise.gaussian import evaluation_noise
+from raydae.noise.evaluation import evaluation_noise
 from tests.conftest import draw
 
 pytestmark = pytest.mark.gpu

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from raydae.core.config import ModelConfig
 from raydae.models import inference
+from raydae.models.config import ModelConfig
 from raydae.models.inference import MAX_TILE, MIN_TILE, PROBE, TILE, Denoiser, ieee_convolutions
 from raydae.models.networks import build
 

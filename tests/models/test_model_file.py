@@ -8,25 +8,19 @@ import safetensors.torch
 import torch
 
 from raydae import load
-from raydae.core.config import Config, ModelConfig
 from raydae.core.errors import UserError
+from raydae.core.pixels import to_uint8
 from raydae.core.storage import Folder
 from raydae.images.bsds500 import find
 from raydae.images.sources import cbsd68, scan
-from raydae.metrics.metrics import psnr, to_uint8
-from raydae.models.model_file import (
-    BAD_CONTENT,
-    ModelInfo,
-    load_model,
-    pack,
-    pack_model,
-    pack_optimizer,
-    unpack,
-    unpack_optimizer,
-)
+from raydae.metrics.psnr import psnr
+from raydae.models.config import ModelConfig
+from raydae.models.model_file import ModelInfo, load_model, pack_model
 from raydae.models.networks import build
-from raydae.noise.gaussian import evaluation_noise
-from raydae.training.runs import RELEASED
+from raydae.models.released import RELEASED
+from raydae.models.weights import BAD_CONTENT, pack, pack_optimizer, unpack, unpack_optimizer
+from raydae.noise.evaluation import evaluation_noise
+from raydae.training.config import Config
 from tests.conftest import draw
 
 INFO = ModelInfo(

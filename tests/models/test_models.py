@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from raydae.core.config import ModelConfig
+from raydae.models.config import ModelConfig
 from raydae.models.dae import DenoisingAutoencoder
 from raydae.models.networks import build
 from raydae.models.unet import UNet
@@ -80,7 +80,8 @@ def test_the_unet_predicts_noise_for_any_size_it_can_halve(
 
 
 @pytest.mark.parametrize(
-    "config", [ModelConfig(), ModelConfig(name="unet"), ModelConfig(name="unet", levels=2)]
+    "config",
+    [ModelConfig(), ModelConfig(name="unet"), ModelConfig(name="unet", options={"levels": 2})],
 )
 def test_a_configuration_knows_what_its_network_takes(config: ModelConfig) -> None:
     assert build(config).multiple == config.multiple

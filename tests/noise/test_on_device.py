@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from raydae.core.config import Config
 from raydae.images.image_sets import ImageSets
-from raydae.noise.gaussian import SCALE
-from raydae.noise.on_device import add_noise
+from raydae.noise.fixed_point import SCALE
+from raydae.noise.on_device import add_noise_on_device
+from raydae.training.config import Config
 from raydae.training.samples import Samples
 
 COMPARE = """
@@ -26,7 +26,7 @@ def compare(device, patches, size):
     halves = torch.from_numpy(half_normals())
     for first, seed in ((0, 0), (2**32 - 2, 1), (2**40, 2**32 - 1)):
         index = torch.arange(first, first + patches)
-        ours = on_device.add_noise(clean, sigma, index, seed)
+        ours = on_device.add_noise_on_device(clean, sigma, index, seed)
         values = [value.to(device) for value in (clean, sigma, index)]
         theirs = triton_kernel.add_noise(*values, seed, halves.to(device)).cpu()
         assert torch.equal(ours, theirs), (ours - theirs).abs().max()
@@ -34,14 +34,14 @@ def compare(device, patches, size):
 
 
 def test_noise_is_the_same_wherever_it_is_made(config: Config, sets: ImageSets) -> None:
-    config = config.override({"noise.sigma": "0:55"})
+    config = config.override({"noise.options.sigma": "0:55"})
     rows = range(2**33, 2**33 + 8)
     made = Samples.of(config, sets.train).block([rows], 8)
     levels = Samples.of(config.override({"noise.on": "device"}), sets.train).block([rows], 8)
     assert "noisy" not in levels
     np.testing.assert_array_equal(made["clean"], levels["clean"])
     clean, sigma, index = (torch.from_numpy(levels[name]) for name in ("clean", "sigma", "index"))
-    noisy = add_noise(clean, sigma, index, config.seed)
+    noisy = add_noise_on_device(clean, sigma, index, config.seed)
     np.testing.assert_array_equal(noisy.numpy(), made["noisy"].astype(np.float32) / SCALE)
 
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 import raydae.search.search
-from raydae.core.config import Config
 from raydae.core.errors import UserError
 from raydae.core.storage import Folder
 from raydae.distributed.cluster import Workers
@@ -30,14 +29,19 @@ from raydae.search.search import (
     write_settings,
 )
 from raydae.training import loop
-from raydae.training.loop import Context, train
-from raydae.training.runs import Progress, Run, open_run
-from raydae.training.samples import Samples, shares
+from raydae.training.checkpoints import TrainState
+from raydae.training.config import Config
+from raydae.training.context import Context
+from raydae.training.loop import fit
+from raydae.training.run_folder import Run, open_run
+from raydae.training.samples import Samples, shards
 from raydae.training.schedule import Schedule
 from tests.app.test_jobs import processes_of
 
 SETTINGS = Settings(
-    space=("noise.sigma=log:5:75", "optim.lr=log:1e-4:1e-2"), method="random", early_stopping=True
+    space=("noise.options.sigma=log:5:75", "optim.lr=log:1e-4:1e-2"),
+    method="random",
+    early_stopping=True,
 )
 
 
@@ -60,7 +64,7 @@ class Residual(nn.Module):
 def psnr(config: Config, sets: ImageSets, folder: Path) -> float:
     """What validation says at the end of a run."""
     samples, schedule = Samples.of(config, sets.train), Schedule.of(config, len(sets.train))
-    train(config, sets, Folder.of(folder), Context(), lambda at: shares(samples, schedule, at))
+    fit(config, sets, Folder.of(folder), Context(), lambda at: shards(samples, schedule, at))
     value: float = json.loads((folder / "history.jsonl").read_text().splitlines()[-1])["val_psnr"]
     return value
 
@@ -75,11 +79,11 @@ def test_the_level_that_fits_wins_not_the_least_noise(
     base = config.override(
         {"validation.sigma": "25", "optim.lr": 0.003, "data.patches_per_image": 256}
     )
-    levels = Settings(space=("noise.sigma=5,25,75",), method="random", early_stopping=True)
+    levels = Settings(space=("noise.options.sigma=5,25,75",), method="random", early_stopping=True)
     search = Search(Folder.of(tmp_path), base, sets, levels, 3)
     ours, naive = {}, {}
     for number, sigma in enumerate((5, 25, 75)):
-        judged = search.config_of(Trial(number, {"noise.sigma": sigma}, {}))
+        judged = search.config_of(Trial(number, {"noise.options.sigma": sigma}, {}))
         ours[sigma] = psnr(judged, sets, tmp_path / f"ours{sigma}")
         own = judged.override({"validation.sigma": None})
         naive[sigma] = psnr(own, sets, tmp_path / f"naive{sigma}")
@@ -113,7 +117,7 @@ def test_the_first_trial_is_what_was_given(
     search = Search(Folder.of(tmp_path), config, sets, settings, 3)
     first, second = search.next_trial(), search.next_trial()
     assert search.config_of(first).optim.lr == config.optim.lr
-    assert search.config_of(first).noise.range == config.noise.range
+    assert search.config_of(first).noise.sigma_range == config.noise.sigma_range
     assert search.config_of(second).optim.lr != config.optim.lr
 
 
@@ -222,7 +226,7 @@ def test_another_search_is_refused(config: Config, sets: ImageSets, tmp_path: Pa
     write_settings(folder, config, SETTINGS)
     other = Settings(space=("optim.lr=1e-3",), method="random", early_stopping=True)
     check_settings(folder, config, other)  # killed before it was begun
-    Run(folder, config, None, Progress()).begin(sets)
+    Run(folder, config, None, TrainState()).begin(sets)
     check_settings(folder, config, SETTINGS)
     with pytest.raises(UserError, match=r"begun as another search \(space: .*--restart"):
         check_settings(folder, config, other)

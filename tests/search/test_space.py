@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from raydae.core.config import Config
 from raydae.core.errors import UserError
 from raydae.search.space import Fixed, Space, spell
+from raydae.training.config import Config
 
 
 def parse(*texts: str) -> Space:
@@ -15,7 +15,7 @@ def parse(*texts: str) -> Space:
 
 
 def test_draws_depend_on_seed_and_number_alone() -> None:
-    space = parse("noise.sigma=log:5:75", "optim.lr=log:1e-4:1e-2")
+    space = parse("noise.options.sigma=log:5:75", "optim.lr=log:1e-4:1e-2")
     draws = [space.sample(3, number) for number in range(20)]
     assert draws == [space.sample(3, number) for number in range(20)]
     assert len({draw["optim.lr"] for draw in draws}) == 20
@@ -24,7 +24,10 @@ def test_draws_depend_on_seed_and_number_alone() -> None:
 
 @pytest.mark.parametrize(
     ("text", "low", "high", "log"),
-    [("optim.lr=log:1e-4:1e-2", 1e-4, 1e-2, True), ("noise.sigma=uniform:5:75", 5, 75, False)],
+    [
+        ("optim.lr=log:1e-4:1e-2", 1e-4, 1e-2, True),
+        ("noise.options.sigma=uniform:5:75", 5, 75, False),
+    ],
 )
 def test_numbers_are_spread_as_asked(text: str, low: float, high: float, log: bool) -> None:
     (name,) = (dimension.name for dimension in parse(text).dimensions)
@@ -39,9 +42,9 @@ def test_numbers_are_spread_as_asked(text: str, low: float, high: float, log: bo
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_few_trials_cover_the_space(seed: int) -> None:
-    space = parse("noise.sigma=log:5:75", "optim.lr=log:1e-4:1e-2")
+    space = parse("noise.options.sigma=log:5:75", "optim.lr=log:1e-4:1e-2")
     draws = [space.sample(seed, number) for number in range(8)]
-    for name, low, high in (("noise.sigma", 5, 75), ("optim.lr", 1e-4, 1e-2)):
+    for name, low, high in (("noise.options.sigma", 5, 75), ("optim.lr", 1e-4, 1e-2)):
         parts = sorted(math.log(float(draw[name]) / low, high / low) for draw in draws)
         gaps = [after - before for before, after in itertools.pairwise([0, *parts, 1])]
         assert max(gaps) < 0.3, name
@@ -55,10 +58,10 @@ def test_a_few_trials_cover_the_space(seed: int) -> None:
         ("optim.warmup=int:0:9", {"optim.warmup": 3}, 3),
         ("optim.batch_size=16,32", {}, 32),
         ("optim.batch_size=16,64", {}, None),
-        ("noise.sigma=15,25", {}, 25),
-        ("noise.sigma=log:5:75", {"noise.sigma": "5:55"}, None),
-        ("noise.sigma=range:0:75", {"noise.sigma": "5:55"}, "5:55"),
-        ("noise.sigma=range:0:75", {}, "25:25"),
+        ("noise.options.sigma=15,25", {}, 25),
+        ("noise.options.sigma=log:5:75", {"noise.options.sigma": "5:55"}, None),
+        ("noise.options.sigma=range:0:75", {"noise.options.sigma": "5:55"}, "5:55"),
+        ("noise.options.sigma=range:0:75", {}, "25:25"),
         ("optim.clip=log:0.1:1", {}, None),
     ],
 )
@@ -79,7 +82,7 @@ def test_ends_that_go_together_with_some_of_the_others_are_a_space() -> None:
     texts = ["optim.optimizer=adam,adamw", "optim.weight_decay=0,0.01"]
     assert parse(*texts).corners(Config().override)[-1] == {
         "optim.optimizer": "adamw",
-        "optim.weight_decay": 0.01,
+        "optim.optimizer_options.weight_decay": 0.01,
     }
     with pytest.raises(UserError, match="is for --optim"):
         parse(texts[1])
@@ -91,7 +94,7 @@ def test_integers_choices_and_ranges() -> None:
     texts = [
         "data.patches_per_image=int:1:3",
         "optim.batch_size=16,32,64",
-        "noise.sigma=range:0:75",
+        "noise.options.sigma=range:0:75",
     ]
     config = Config().override({"data.crops_per_visit": 1})
     space = Space.parse(texts, config)
@@ -99,10 +102,10 @@ def test_integers_choices_and_ranges() -> None:
     assert {draw["data.patches_per_image"] for draw in draws} == {1, 2, 3}
     assert {draw["optim.batch_size"] for draw in draws} == {16, 32, 64}
     for draw in draws:
-        low, high = config.override(draw).noise.range
+        low, high = config.override(draw).noise.sigma_range or (0, 0)
         assert 0 <= low <= high <= 75
-    space = parse("noise.sigma=0:55,25")
-    assert {space.sample(0, number)["noise.sigma"] for number in range(20)} == {"0:55", 25}
+    space = parse("noise.options.sigma=0:55,25")
+    assert {space.sample(0, number)["noise.options.sigma"] for number in range(20)} == {"0:55", 25}
 
 
 @pytest.mark.parametrize(
@@ -119,8 +122,8 @@ def test_integers_choices_and_ranges() -> None:
         ("optim.batch_size=16,30", "multiple of"),
         ("optim.batch_size=uniform:16:32", "optim.batch_size must be int"),
         ("data.patches_per_image=int:1.5:3", "whole numbers"),
-        ("noise.sigma=log:5:500", "0-255 scale"),
-        ("optim.lr=range:1e-4:1e-2", "only noise.sigma"),
+        ("noise.options.sigma=log:5:500", "0-255 scale"),
+        ("optim.lr=range:1e-4:1e-2", "only noise.options.sigma"),
         ("validation.sigma=15,25", "the same for every trial"),
         ("optim.epochs=1,2", "the same for every trial"),
     ],
@@ -133,7 +136,7 @@ def test_what_is_refused(text: str, says: str) -> None:
 def test_the_network_of_given_weights_is_not_searched() -> None:
     config = Config().override({"model.name": "unet", "init": "released"})
     with pytest.raises(UserError, match=r"model\.width is that of the weights"):
-        Space.parse(["model.width=16,32"], config)
+        Space.parse(["model.options.width=16,32"], config)
 
 
 def test_a_name_twice_and_no_name() -> None:
@@ -144,5 +147,5 @@ def test_a_name_twice_and_no_name() -> None:
 
 
 def test_changes_as_flags() -> None:
-    changes = {"noise.sigma": 31.2, "optim.batch_size": 16}
-    assert spell(changes) == "--noise.sigma 31.2 --optim.batch-size 16"
+    changes = {"noise.options.sigma": 31.2, "optim.batch_size": 16}
+    assert spell(changes) == "--noise.options.sigma 31.2 --optim.batch-size 16"

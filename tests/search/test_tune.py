@@ -44,7 +44,7 @@ def search(tmp_path_factory: pytest.TempPathFactory, photographs: Path) -> Path:
     folder = storage / "s"
     words = ["--storage", storage, "--name", "s", "--data", photographs, *SETTINGS]
     words += ["--num-samples", "5", "--max-epochs", EPOCHS]
-    words += ["--space", "noise.sigma=log:5:75", "optim.lr=1e-3,2e-3,1e30"]
+    words += ["--space", "noise.options.sigma=log:5:75", "optim.lr=1e-3,2e-3,1e30"]
     process = job("tune", *words)
     wait_for(lambda: over(folder), "a trial that is over")
     process.kill()
@@ -91,7 +91,7 @@ def test_the_best_is_written_and_said(search: Path) -> None:
     assert info.val_psnr == float(best["val_psnr"])
     assert info.config == config
     output = (search.parent / "s.txt").read_text()
-    assert f"the best, trial {best['trial']}: --noise.sigma {best['sigma']}" in output
+    assert f"the best, trial {best['trial']}: --noise.options.sigma {best['sigma']}" in output
     assert "Traceback" not in output
     with Image.open(search / "search.png") as picture:
         assert min(picture.size) > 500
@@ -113,7 +113,7 @@ def test_a_finished_search_shows_its_table_again(search: Path, photographs: Path
     words += ["--num-samples", "5", "--max-epochs", EPOCHS]
     output = finish(job("tune", *words), 2)
     assert "begun as another search" in output
-    words += ["--space", "noise.sigma=log:5:75", "optim.lr=1e-3,2e-3,1e30"]
+    words += ["--space", "noise.options.sigma=log:5:75", "optim.lr=1e-3,2e-3,1e30"]
     output = finish(job("tune", *words))
     assert "5 of 5 trials are over and kept" in output
     before = (search / "trials.csv").read_bytes()

@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from raydae.core.config import Config
 from raydae.images.image_sets import ImageSets
-from raydae.models.model_file import unpack
-from raydae.training import loop, step
-from raydae.training.loop import Context, resolve_compile
-from raydae.training.runs import Outcome
+from raydae.models.weights import unpack
+from raydae.training import learner, loop, sync_control, torch_setup
+from raydae.training.config import Config
+from raydae.training.context import Context
 from raydae.training.schedule import Schedule
+from raydae.training.status import Outcome
+from raydae.training.torch_setup import resolve_compile
 from tests.training.test_loop import MUON, UNET, StopAfter, history, run
 
 pytestmark = pytest.mark.gpu
@@ -28,7 +29,7 @@ RECIPES = [
 
 @pytest.fixture(autouse=True)
 def _settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(loop, "AGREE_SECONDS", 0)
+    monkeypatch.setattr(sync_control, "SYNC_SECONDS", 0)
     yield
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.benchmark = False
@@ -53,7 +54,7 @@ def test_a_captured_step_computes_what_a_step_does(
 ) -> None:
     config = config.override(recipe)
     assert on_gpu(config, sets, tmp_path / "graph") == Outcome("finished")
-    monkeypatch.setattr(step, "STEPS_BEFORE_CAPTURE", 10**6)
+    monkeypatch.setattr(learner, "STEPS_BEFORE_CAPTURE", 10**6)
     assert on_gpu(config, sets, tmp_path / "eager") == Outcome("finished")
     assert history(tmp_path / "graph") == history(tmp_path / "eager")
     assert_same_weights(tmp_path / "graph", tmp_path / "eager")
@@ -107,7 +108,7 @@ def test_the_losses_are_those_of_the_cpu(
 def test_a_compiled_network_trains_as_one_that_is_not(
     name: str, config: Config, sets: ImageSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "COMPILE_STEPS", 0)
+    monkeypatch.setattr(torch_setup, "COMPILE_STEPS", 0)
     assert resolve_compile(config, Schedule.of(config, 8), Context(device=torch.device("cuda", 0)))
     recipe = MUON if name == "unet" else DAE
     config = config.override({**recipe, "precision": "fp32", "optim.lr": 1e-4})

@@ -12,33 +12,37 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from raydae.core.config import Config
 from raydae.core.storage import Folder
 from raydae.images.image_sets import ImageSets, read_image
-from raydae.models.model_file import load_model, unpack
-from raydae.training import loop
-from raydae.training.loop import Context, resolve_compile, resolve_precision, train
-from raydae.training.runs import Checkpoints, Outcome, Progress, Status
-from raydae.training.samples import Samples, shares
+from raydae.models.model_file import load_model
+from raydae.models.weights import unpack
+from raydae.training import loop, sync_control, torch_setup
+from raydae.training.checkpoints import Checkpoints, TrainState
+from raydae.training.config import Config
+from raydae.training.context import Context
+from raydae.training.learner import Batch
+from raydae.training.loop import fit
+from raydae.training.samples import Samples, shards
 from raydae.training.schedule import Schedule
-from raydae.training.step import Batch
+from raydae.training.status import Outcome, Status
+from raydae.training.torch_setup import resolve_compile, resolve_precision
 
 
 @pytest.fixture(autouse=True)
 def _agreements_after_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "AGREE_SECONDS", 0)
+    monkeypatch.setattr(sync_control, "SYNC_SECONDS", 0)
 
 
 def run(config: Config, sets: ImageSets, folder: Path, **how: Any) -> Outcome:
     on_gpu = how.get("device", torch.device("cpu")).type == "cuda"
     samples, schedule = Samples.of(config, sets.train, on_gpu), Schedule.of(config, len(sets.train))
     minutes = how.pop("checkpoint_minutes", 10)
-    return train(
+    return fit(
         config,
         sets,
         Folder.of(folder),
         Context(**{"threads": 1, **how}),
-        lambda start: shares(samples, schedule, start),
+        lambda start: shards(samples, schedule, start),
         minutes,
     )
 
@@ -77,12 +81,12 @@ def test_a_run_learns_and_leaves_its_files(config: Config, sets: ImageSets, tmp_
 
 UNET = {
     "model.name": "unet",
-    "model.width": 4,
-    "model.levels": 2,
-    "noise.sigma": "0:55",
+    "model.options.width": 4,
+    "model.options.levels": 2,
+    "noise.options.sigma": "0:55",
     "optim.loss": "l1",
     "optim.optimizer": "adamw",
-    "optim.weight_decay": 0.01,
+    "optim.optimizer_options.weight_decay": 0.01,
     "optim.schedule": "cosine",
     "optim.warmup": 3,
     "optim.clip": 0.1,
@@ -90,10 +94,13 @@ UNET = {
 }
 
 
-MUON = {**UNET, "optim.optimizer": "muon", "optim.weight_decay": 0.0}
+MUON = {**UNET, "optim.optimizer": "muon"}
+del MUON["optim.optimizer_options.weight_decay"]
 
 
-@pytest.mark.parametrize("recipe", [UNET, MUON, {"noise.on": "device", "noise.sigma": "5:50"}])
+@pytest.mark.parametrize(
+    "recipe", [UNET, MUON, {"noise.on": "device", "noise.options.sigma": "5:50"}]
+)
 def test_every_part_of_a_recipe_resumes_exactly(
     recipe: dict[str, Any], config: Config, sets: ImageSets, tmp_path: Path
 ) -> None:
@@ -111,7 +118,7 @@ def test_every_part_of_a_recipe_resumes_exactly(
 def test_where_noise_is_made_changes_nothing(
     config: Config, sets: ImageSets, tmp_path: Path
 ) -> None:
-    config = config.override({"noise.sigma": "5:50"})
+    config = config.override({"noise.options.sigma": "5:50"})
     run(config, sets, tmp_path / "cpu")
     run(config.override({"noise.on": "device"}), sets, tmp_path / "device")
     assert history(tmp_path / "cpu") == history(tmp_path / "device")
@@ -144,7 +151,6 @@ def test_resumed_equals_uninterrupted(
         found = Checkpoints(Folder.of(tmp_path / "parts")).latest()
         assert found is not None
         assert stop <= found[0].step < 8
-        assert found[0].next_index == found[0].step * config.optim.batch_size
     assert run(config, sets, tmp_path / "parts") == Outcome("finished")
     for name in ("last.safetensors", "model.safetensors"):
         whole = unpack((tmp_path / "whole" / name).read_bytes())
@@ -188,17 +194,17 @@ def test_a_machine_about_to_go_gets_a_checkpoint_at_once_and_then_often(
     saved: list[int] = []
     save = Checkpoints.save
 
-    def note(self: Checkpoints, progress: Progress, files: dict[str, bytes]) -> None:
-        saved.append(progress.step)
-        save(self, progress, files)
+    def note(self: Checkpoints, state: TrainState, files: dict[str, bytes]) -> None:
+        saved.append(state.step)
+        save(self, state, files)
 
     monkeypatch.setattr(Checkpoints, "save", note)
-    monkeypatch.setattr(loop, "LOOK_SECONDS", 0)
+    monkeypatch.setattr(sync_control, "POLL_SECONDS", 0)
     answers = iter([False, True, True, True] + [True] * 10)
     config = config.override({"optim.epochs": 1, "data.patches_per_image": 8})  # 8 steps
     run(config, sets, tmp_path / "notice", preempted=lambda: next(answers))
     assert saved == [2, 8]
-    monkeypatch.setattr(loop, "HASTY_SECONDS", 0)
+    monkeypatch.setattr(sync_control, "PREEMPTED_SECONDS", 0)
     saved.clear()
     run(config, sets, tmp_path / "often", preempted=lambda: True)
     assert saved == list(range(1, 9))
@@ -223,10 +229,10 @@ def test_a_stream_that_brings_other_samples_is_an_error(
     samples, schedule = Samples.of(config, sets.train), Schedule.of(config, len(sets.train))
 
     def late(start: int) -> Iterator[Batch]:
-        return shares(samples, schedule, start + 1)
+        return shards(samples, schedule, start + 1)
 
     with pytest.raises(RuntimeError, match="brought sample 8, not 0"):
-        train(config, sets, Folder.of(tmp_path), Context(), late)
+        fit(config, sets, Folder.of(tmp_path), Context(), late)
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_good_checkpoint(
@@ -338,14 +344,14 @@ def test_a_network_is_compiled_where_that_pays(
 ) -> None:
     gpu = Context(device=torch.device("cuda", 0))
     long, short = Schedule(800, 8, 2, 200), Schedule(800, 8, 2, 199)
-    monkeypatch.setattr(loop, "can_build_kernels", lambda: True)
+    monkeypatch.setattr(torch_setup, "can_build_kernels", lambda: True)
     assert resolve_compile(config, long, gpu)
     assert not resolve_compile(config, short, gpu)
     assert not resolve_compile(config, long, Context())
     assert not resolve_compile(config, long, dataclasses.replace(gpu, workers=2))
     for setting in ({"compile": "off"}, {"deterministic": True}):
         assert not resolve_compile(config.override(setting), long, gpu)
-    monkeypatch.setattr(loop, "can_build_kernels", lambda: False)
+    monkeypatch.setattr(torch_setup, "can_build_kernels", lambda: False)
     assert not resolve_compile(config, long, gpu)
 
 

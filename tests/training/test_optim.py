@@ -4,23 +4,20 @@ import pytest
 import torch
 from torch import nn
 
-from raydae.core.config import OptimConfig
-from raydae.training.optim import (
-    Muon,
-    compute_loss,
-    ema_weight,
-    learning_rate,
-    make_optimizer,
-    orthogonalise,
-    update_ema,
-)
+from raydae.training.config import OptimConfig
+from raydae.training.ema import ema_weight, update_ema
+from raydae.training.learner import make_optimizer
+from raydae.training.learning_rate import learning_rate
+from raydae.training.losses import LOSSES
+from raydae.training.optimizers.muon import Muon, orthogonalise
 
 
 def test_losses_by_hand() -> None:
     denoised, clean = torch.tensor([0.1, 0.5, 0.0]), torch.tensor([0.0, 0.7, 0.0])
 
     def loss(kind: str) -> float:
-        return compute_loss(kind, denoised, clean, clean).item()
+        options = LOSSES.check(kind, {}, "")
+        return float(LOSSES.bind(kind, options)(denoised, clean, clean))
 
     assert loss("mse") == pytest.approx(0.05 / 3)
     assert loss("l1") == pytest.approx(0.1)
@@ -34,7 +31,8 @@ def test_the_relative_loss_weighs_each_patch_by_its_noise() -> None:
     noisy = clean + torch.tensor([-1.0, 1.0]).repeat(96).view(1, 3, 8, 8) * sigma / 255
     denoised = clean + torch.tensor([5.0, 10.0]).view(2, 1, 1, 1) / 255
     by_hand = ((5 / (15 + 10)) ** 2 + (10 / (40 + 10)) ** 2) / 2
-    assert compute_loss("relative", denoised, clean, noisy).item() == pytest.approx(by_hand)
+    loss = LOSSES.bind("relative", {"floor": 10 / 255})
+    assert loss(denoised, clean, noisy).item() == pytest.approx(by_hand)
 
 
 def test_the_learning_rate_rises_then_falls_to_zero() -> None:
@@ -63,7 +61,8 @@ def test_averaged_weights_are_the_average_and_counts_are_copied() -> None:
 def test_weight_decay_is_by_the_learning_rate() -> None:
     network = nn.Linear(1, 1, bias=False)
     weight = network.weight.item()
-    optimizer = make_optimizer(OptimConfig(optimizer="adamw", lr=0.1, weight_decay=0.5), network)
+    config = OptimConfig(optimizer="adamw", lr=0.1, optimizer_options={"weight_decay": 0.5})
+    optimizer = make_optimizer(config, network)
     network.weight.grad = torch.zeros_like(network.weight)
     optimizer.step()
     assert network.weight.item() == pytest.approx(weight * (1 - 0.1 * 0.5))

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from raydae.core.config import Config
 from raydae.core.errors import UserError
+from raydae.core.lock import lock
 from raydae.core.storage import Folder
 from raydae.images.image_sets import ImageSets
-from raydae.training.runs import Checkpoints, Progress, check_name, claim, find_model, open_run
+from raydae.training.checkpoints import Checkpoints, TrainState
+from raydae.training.config import Config
+from raydae.training.run_folder import open_run
+from raydae.training.run_names import check_name, find_model
 
 
 @pytest.fixture
@@ -20,8 +23,8 @@ def folder(tmp_path: Path) -> Folder:
 
 
 def save(folder: Folder, step: int) -> Path:
-    progress = Progress(step=step, loss_sum=0.1 * step, history=[{"epoch": 1, "loss": 0.1}])
-    Checkpoints(folder).save(progress, {"a": b"abc" * step, "b": b"x"})
+    state = TrainState(step=step, loss_sum=0.1 * step, history=[{"epoch": 1, "loss": 0.1}])
+    Checkpoints(folder).save(state, {"a": b"abc" * step, "b": b"x"})
     return Path(folder.uri) / "checkpoints" / f"step-{step:08d}"
 
 
@@ -29,8 +32,8 @@ def test_the_latest_checkpoint_comes_back_whole(folder: Folder) -> None:
     assert Checkpoints(folder).latest() is None
     save(folder, 1)
     save(folder, 2)
-    progress, files = Checkpoints(folder).latest() or pytest.fail("none")
-    assert progress == Progress(step=2, loss_sum=0.2, history=[{"epoch": 1, "loss": 0.1}])
+    state, files = Checkpoints(folder).latest() or pytest.fail("none")
+    assert state == TrainState(step=2, loss_sum=0.2, history=[{"epoch": 1, "loss": 0.1}])
     assert files == {"a": b"abcabc", "b": b"x"}
 
 
@@ -86,7 +89,7 @@ def test_a_run_goes_on_with_the_same_configuration(
     save(folder, 3)
     run = open_run(folder, config)
     assert run.sets == sets
-    assert run.progress.step == 3
+    assert run.state.step == 3
     assert not run.trained
 
 
@@ -136,7 +139,7 @@ def test_restart_clears_the_folder_but_not_before_the_new_run_begins(
     save(folder, 3)
     run = open_run(folder, config.override({"seed": 1}), restart=True)
     assert run.sets is None
-    assert run.progress == Progress()
+    assert run.state == TrainState()
     assert Checkpoints(folder).latest() is not None
     run.begin(sets)
     assert Checkpoints(folder).latest() is None
@@ -154,7 +157,7 @@ def test_a_folder_that_is_no_run_is_left_alone(
 
 
 def test_a_claim_without_a_run_leaves_nothing(folder: Folder) -> None:
-    with claim(folder):
+    with lock(folder):
         pass
     assert not Path(folder.uri).exists()
 
@@ -167,7 +170,7 @@ def test_a_run_that_cannot_be_read(folder: Folder, config: Config) -> None:
 
 
 def hold(folder: Folder, ready: "multiprocessing.synchronize.Event") -> None:
-    with claim(folder):
+    with lock(folder):
         ready.set()
         time.sleep(60)
 
@@ -178,23 +181,23 @@ def test_a_live_process_holds_its_run_and_a_dead_one_does_not(folder: Folder) ->
     process = context.Process(target=hold, args=(folder, ready))
     process.start()
     assert ready.wait(30)
-    with pytest.raises(UserError, match=f"process {process.pid} on"), claim(folder):
+    with pytest.raises(UserError, match=f"process {process.pid} on"), lock(folder):
         pass
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    with claim(folder):
+    with lock(folder):
         pass
 
 
 def test_a_storage_that_cannot_be_used(tmp_path: Path, config: Config) -> None:
     (tmp_path / "file").write_text("")
     folder = Folder.of(tmp_path / "file" / "run")
-    with pytest.raises(UserError, match="choose another --storage"), claim(folder):
+    with pytest.raises(UserError, match="choose another --storage"), lock(folder):
         pass
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "-x", ".claim", "a b", "x" * 101])
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "-x", ".lock", "a b", "x" * 101])
 def test_names_that_are_none(name: str) -> None:
     with pytest.raises(UserError, match="--name"):
         check_name(name)

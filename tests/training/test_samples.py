@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from raydae.core.config import Config
 from raydae.core.errors import UserError
 from raydae.images.image_sets import ImageSets, read_image
 from raydae.images.sources import find_images
-from raydae.noise.gaussian import SCALE
-from raydae.training.samples import PADDING, Samples, UnreadableError, _turned, shares
+from raydae.noise.fixed_point import SCALE
+from raydae.noise.gaussian import Gaussian
+from raydae.training.config import Config
+from raydae.training.samples import PADDING, Samples, UnreadableError, _rotated, shards
 from raydae.training.schedule import Schedule
 from tests.conftest import draw_folder
 
@@ -55,7 +56,7 @@ def test_what_a_block_holds(samples: Samples) -> None:
     assert (block["unreadable"] == -1).all()
 
 
-def test_a_patch_is_cut_from_an_image_and_turned(samples: Samples) -> None:
+def test_a_patch_is_cut_from_an_image_and_rotated(samples: Samples) -> None:
     images = [read_image(file.uri) for file in samples.images]
     block = samples.block([range(16)], 16)
     for patch in block["clean"]:
@@ -71,7 +72,7 @@ def test_a_patch_is_cut_from_an_image_and_turned(samples: Samples) -> None:
 def test_turns_are_numpy_s() -> None:
     part = np.arange(12).reshape(3, 4)
     for turns in range(4):
-        np.testing.assert_array_equal(_turned(part, turns), np.rot90(part, turns))
+        np.testing.assert_array_equal(_rotated(part, turns), np.rot90(part, turns))
 
 
 def test_noise_has_its_level_and_is_another_for_every_sample(samples: Samples) -> None:
@@ -83,7 +84,8 @@ def test_noise_has_its_level_and_is_another_for_every_sample(samples: Samples) -
 
 
 def test_a_range_of_sigma_is_drawn_uniformly_for_each_patch(samples: Samples) -> None:
-    block = dataclasses.replace(samples, sigma=(5, 55)).block([range(512)], 512)
+    noise_5_55 = Gaussian(sigma="5:55")
+    block = dataclasses.replace(samples, noise=noise_5_55).block([range(512)], 512)
     noise = block["noisy"] / SCALE * 255 - block["clean"]
     levels = noise.reshape(512, -1).std(axis=1)
     assert levels.min() < 8
@@ -92,9 +94,9 @@ def test_a_range_of_sigma_is_drawn_uniformly_for_each_patch(samples: Samples) ->
 
 
 def test_where_the_noise_is_made_elsewhere_its_level_is_the_same(samples: Samples) -> None:
-    samples = dataclasses.replace(samples, sigma=(5, 55))
+    samples = dataclasses.replace(samples, noise=Gaussian(sigma="5:55"))
     here = samples.block([range(16)], 16)
-    left = dataclasses.replace(samples, noisy=False).block([range(16)], 16)
+    left = dataclasses.replace(samples, on_device=True).block([range(16)], 16)
     np.testing.assert_array_equal(left["clean"], here["clean"])
     assert "noisy" not in left
     noise = here["noisy"] / SCALE * 255 - here["clean"]
@@ -157,11 +159,11 @@ def test_no_readable_image_at_all_is_an_error(samples: Samples, tmp_path: Path) 
 def test_shares_are_whole_micro_blocks_and_make_the_batch(workers: int) -> None:
     schedule = Schedule(pass_samples=100, batch_size=32, micro_batch=4, epochs=3)
     for step in range(schedule.steps):
-        parts = [schedule.share(step, rank, workers) for rank in range(workers)]
+        parts = [schedule.shard(step, rank, workers) for rank in range(workers)]
         assert [index for part in parts for index in part] == list(range(step * 32, step * 32 + 32))
         assert all(part.start % 4 == 0 and len(part) % 4 == 0 for part in parts)
         assert max(map(len, parts)) - min(map(len, parts)) <= 4
-        assert max(map(len, parts)) == schedule.share_rows(workers)
+        assert max(map(len, parts)) == schedule.shard_rows(workers)
 
 
 def test_epochs_end_with_the_step_that_ends_a_pass() -> None:
@@ -178,7 +180,7 @@ def test_a_batch_larger_than_an_epoch_is_refused() -> None:
 
 def test_the_stream_in_this_process(samples: Samples, config: Config) -> None:
     schedule = Schedule.of(config, len(samples.images))
-    steps = list(shares(samples, schedule, start=2))
+    steps = list(shards(samples, schedule, start=2))
     assert [batch["index"].tolist() for batch in steps] == [
         list(range(step * 8, step * 8 + 8)) for step in range(2, schedule.steps)
     ]

@@ -1,67 +1,10 @@
-"""What a step does beside the network: loss, optimizer, learning rate, averaged weights.
+"""Muon, for networks of convolutions."""
 
-All of it is a function of the configuration and the step's number, so that a run goes on exactly
-where it was.
-"""
-
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.optim.adam import adam
-
-from raydae.core.config import OptimConfig
-
-FLOOR = 10 / 255  # on the [0, 1] scale: below it, a smaller sigma weighs little more
-CHARBONNIER_EPSILON = 1e-3  # on the [0, 1] scale; a quarter of a grey level
-
-
-def compute_loss(kind: str, denoised: Tensor, clean: Tensor, noisy: Tensor) -> Tensor:
-    """The mean over all values of a loss.
-
-    Args:
-        kind: `mse`, `l1`, `charbonnier`, sqrt(d^2 + epsilon^2) (Charbonnier et al. 1994), or
-            `relative`, the squared error of each patch by the square of (sigma + `FLOOR`): in `mse`
-            strong noise outweighs weak, here all levels gain about the same in dB.
-        denoised: float32, (n, 3, h, w).
-        clean: the same.
-        noisy: the same; what it differs from `clean` by tells sigma.
-    """
-    if kind == "mse":
-        return functional.mse_loss(denoised, clean)
-    if kind == "l1":
-        return functional.l1_loss(denoised, clean)
-    difference = denoised - clean
-    if kind == "relative":
-        sigma = (noisy - clean).square().mean((1, 2, 3), keepdim=True).sqrt()
-        return (difference / (sigma + FLOOR)).square().mean()
-    return torch.sqrt(difference * difference + CHARBONNIER_EPSILON**2).mean()
-
-
-def make_optimizer(
-    config: OptimConfig, network: nn.Module, graphs: bool = False
-) -> torch.optim.Optimizer:
-    """Adam (Kingma and Ba 2015), AdamW (Loshchilov and Hutter 2019) or `Muon`.
-
-    Args:
-        config: which one, and its settings.
-        network: whose parameters it updates.
-        graphs: whether its steps are captured in a CUDA graph; the learning rate is then a tensor
-            on the parameters' device.
-    """
-    if config.optimizer == "muon":
-        return Muon(network, config.lr)
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(
-            network.parameters(),
-            lr=config.lr,
-            weight_decay=config.weight_decay,
-            fused=True,
-            capturable=graphs,
-        )
-    return torch.optim.Adam(network.parameters(), lr=config.lr, fused=True, capturable=graphs)
 
 
 class Muon(torch.optim.Optimizer):
@@ -76,7 +19,8 @@ class Muon(torch.optim.Optimizer):
     betas = (0.9, 0.999)  # Adam's
     epsilon = 1e-8
 
-    def __init__(self, network: nn.Module, lr: float) -> None:
+    def __init__(self, network: nn.Module, lr: float, *, capturable: bool = False) -> None:
+        # Graphs need nothing: its step counts are on the device in any case.
         weights = [value for value in network.parameters() if value.ndim == 4]
         rest = [value for value in network.parameters() if value.ndim != 4]
         # `fused` tells torch to keep Adam's step counts on the parameters' device.
@@ -191,43 +135,3 @@ def _iterate(gram: Tensor, steps: int) -> Tensor:
         gram = factor @ gram @ factor
     assert product is not None
     return product
-
-
-def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
-    """The learning rate of a step (0, 1 …) of a run of that many: warm-up, then the schedule."""
-    rate = config.lr
-    if step < config.warmup:
-        return rate * (step + 1) / config.warmup
-    if config.schedule == "cosine":
-        done = (step - config.warmup) / max(steps - config.warmup, 1)
-        rate *= (1 + math.cos(math.pi * done)) / 2
-    return rate
-
-
-def ema_weight(decay: float, step: int) -> float:
-    """How far averaged weights move towards the network's after a step (0, 1 …).
-
-    The decay grows from 0.1 to its value, so that the random weights of the beginning are soon
-    forgotten.
-    """
-    return 1 - min(decay, (1 + step) / (10 + step))
-
-
-@torch.no_grad()
-def update_ema(averaged: nn.Module, network: nn.Module, weight: float | Tensor) -> None:
-    """Move averaged weights (Polyak and Juditsky 1992) towards the network's.
-
-    Args:
-        averaged: a copy of the network; its buffers are averaged too, counts are copied.
-        network: the network.
-        weight: how far, from 0 to 1: `ema_weight`; a tensor where the call is captured in a graph.
-    """
-    ours, theirs = ([*module.parameters(), *module.buffers()] for module in (averaged, network))
-    pairs = [pair for pair in zip(ours, theirs, strict=True) if pair[0].is_floating_point()]
-    floating = [pair[0] for pair in pairs]
-    change = torch._foreach_sub([pair[1] for pair in pairs], floating)
-    torch._foreach_mul_(change, weight)
-    torch._foreach_add_(floating, change)
-    for our, their in zip(ours, theirs, strict=True):
-        if not our.is_floating_point():  # BatchNorm's count
-            our.copy_(their)

@@ -1,39 +1,76 @@
 """One training step: noise, forward pass, loss, backward pass, update.
 
-A worker that trains alone on a GPU captures the step in a CUDA graph and replays it: a step of a
-small network is some hundreds of kernels, which take longer to launch one by one than to run. The
-first steps run without a graph, and set up what the capture needs. Several workers exchange
-gradients in every step, by DDP, and run without one.
+A worker that trains alone on a GPU captures the step in a CUDA graph and replays it. A step of a
+small network consists of hundreds of kernels, which take longer to launch one by one than to run.
+The first steps run without a graph and set up what the capture needs. Several workers exchange
+gradients in every step, through DDP, and run without a graph.
 """
 
 import copy
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from raydae.core.config import Config
+from raydae.core.errors import UserError
 from raydae.models.inference import autocast, channels_last
-from raydae.noise.gaussian import SCALE
-from raydae.noise.on_device import add_noise
-from raydae.training.optim import (
-    compute_loss,
-    ema_weight,
-    learning_rate,
-    make_optimizer,
-    update_ema,
-)
+from raydae.noise.config import NOISES
+from raydae.noise.fixed_point import SCALE
+from raydae.noise.protocol import DeviceNoise
+from raydae.training.config import Config, OptimConfig
+from raydae.training.ema import ema_weight, update_ema
+from raydae.training.learning_rate import learning_rate
+from raydae.training.losses import LOSSES
+from raydae.training.optimizers import OPTIMIZERS
 from raydae.training.schedule import Schedule
+from raydae.training.uploads import Uploads
 
 Batch = Mapping[str, NDArray[Any]]
 STEPS_BEFORE_CAPTURE = 3  # in which cuDNN chooses its algorithms, and the optimizer its state
 
 
-class TrainStep:
+def make_optimizer(
+    config: OptimConfig, network: nn.Module, capturable: bool = False
+) -> torch.optim.Optimizer:
+    """Return the optimizer of a configuration.
+
+    Args:
+        config: which one, and its options.
+        network: whose parameters it updates.
+        capturable: whether its steps are captured in a CUDA graph; `graphs_optimizer` says whether
+            they can be.
+
+    Raises:
+        UserError: it refuses its options, or is not an optimizer.
+    """
+    target = OPTIMIZERS.load(config.optimizer)
+    options = dict(config.optimizer_options)
+    if graphs_optimizer(config):
+        options["capturable"] = capturable
+    try:
+        optimizer = target(network, config.lr, **options)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"--optim.optimizer {config.optimizer} refuses its arguments: {error}"
+        ) from None
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise UserError(
+            f"--optim.optimizer {config.optimizer} makes a {type(optimizer).__name__}, not a "
+            "torch.optim.Optimizer"
+        )
+    return optimizer
+
+
+def graphs_optimizer(config: OptimConfig) -> bool:
+    """Return whether the optimizer's steps can be captured in a CUDA graph."""
+    return "capturable" in inspect.signature(OPTIMIZERS.load(config.optimizer)).parameters
+
+
+class Learner:
     """The network with its optimizer and averaged weights, and the step that trains them.
 
     Attributes:
@@ -68,7 +105,9 @@ class TrainStep:
         self.precision, self.workers = precision, workers
         self.network = channels_last(network, device).train()
         self.ema_model = copy.deepcopy(self.network) if config.optim.ema else self.network
-        self.uses_graph = device.type == "cuda" and workers == 1
+        self.noise = NOISES.bind(config.noise.kind, config.noise.options)
+        self.loss = LOSSES.bind(config.optim.loss, config.optim.loss_options)
+        self.uses_graph = device.type == "cuda" and workers == 1 and graphs_optimizer(config.optim)
         self.optimizer = make_optimizer(config.optim, self.network, self.uses_graph)
         self.forward: Callable[[Tensor], Tensor] = self.network
         if workers > 1:
@@ -80,7 +119,7 @@ class TrainStep:
         self._ema_weight: float | Tensor = (
             torch.zeros((), device=device) if self.uses_graph else 0.0
         )
-        self._uploads = _Uploads(device) if device.type == "cuda" else None
+        self._uploads = Uploads(device) if device.type == "cuda" else None
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: dict[str, Tensor] = {}  # what the graph reads
         self._loss: Tensor | None = None  # what it writes
@@ -99,11 +138,11 @@ class TrainStep:
             if ours is not None:  # the machine's, not the checkpoint's
                 group["capturable"] = ours
 
-    def __call__(self, batch: Batch, step: int) -> Tensor:
-        """Train on this worker's share of a step.
+    def train_step(self, batch: Batch, step: int) -> Tensor:
+        """Train on this worker's shard of a step.
 
         Args:
-            batch: the rows of the share, without padding, as `Samples.block` has them.
+            batch: the rows of the shard, without padding, as `Samples.block` has them.
             step: its number.
 
         Returns:
@@ -130,7 +169,7 @@ class TrainStep:
         return self._loss.clone()
 
     def _patches(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The clean and the noisy patches of a share: (n, 3, h, w), float32 on [0, 1].
+        """The clean and the noisy patches of a shard: (n, 3, h, w), float32 on [0, 1].
 
         They are channels_last, as torch calls the order that the bytes have.
         """
@@ -138,7 +177,8 @@ class TrainStep:
         if "noisy" in inputs:
             noisy = inputs["noisy"].float() / SCALE
         else:
-            noisy = add_noise(clean, inputs["sigma"], inputs["index"], self.config.seed)
+            assert isinstance(self.noise, DeviceNoise)
+            noisy = self.noise.on_device(clean, inputs["sigma"], inputs["index"], self.config.seed)
         return (clean.float() / 255).permute(0, 3, 1, 2), noisy.permute(0, 3, 1, 2)
 
     def _set_numbers(self, lr: float, weight: float) -> None:
@@ -162,9 +202,9 @@ class TrainStep:
         self.optimizer.zero_grad(set_to_none=True)
         with autocast(self.device, self.precision):
             denoised = self.forward(noisy)
-        # Each share weighs by its rows, and DDP's mean over the workers becomes a sum.
-        loss = compute_loss(self.config.optim.loss, denoised.float(), clean, noisy)
-        loss = loss * (len(clean) / self.schedule.batch_size)
+        # Each shard weighs by its rows, and DDP's mean over the workers becomes a sum.
+        mean: Tensor = self.loss(denoised.float(), clean, noisy)
+        loss = mean * (len(clean) / self.schedule.batch_size)
         torch.autograd.backward(loss * self.workers)
         return loss.detach()
 
@@ -189,44 +229,3 @@ class TrainStep:
             self._loss = self._compute_gradients(self._inputs)
             self._update()
         self._graph = graph
-
-
-class _Uploads:
-    """Copies batches to a GPU while it computes on the one before, through pinned memory.
-
-    Two sets of buffers take turns. A set is written again when the step before the last, which
-    read it, is done.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's
-        self._sets: list[dict[str, tuple[Tensor, Tensor]]] = [{}, {}]
-        self._copied = [torch.cuda.Event(), torch.cuda.Event()]  # type: ignore[no-untyped-call]  # torch's
-        self._number = 0
-        # Everything that was asked for before the last batch.
-        self._before_last = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's
-
-    def __call__(self, columns: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
-        """The columns on the device, valid until the call after the next."""
-        turn = self._number % 2
-        buffers, copied = self._sets[turn], self._copied[turn]
-        self._number += 1
-        copied.synchronize()  # the pinned memory has been read
-        current = torch.cuda.current_stream(self._device)
-        for name, column in columns.items():
-            if name not in buffers or buffers[name][0].shape != column.shape:
-                values = torch.from_numpy(column[:0].copy())
-                pinned = torch.empty(column.shape, dtype=values.dtype, pin_memory=True)
-                buffers[name] = pinned, torch.empty_like(pinned, device=self._device)
-                self._stream.wait_stream(current)  # what had this memory before
-            np.copyto(buffers[name][0].numpy(), column)
-        self._stream.wait_event(self._before_last)
-        self._before_last = current.record_event()
-        with torch.cuda.stream(self._stream):
-            for name in columns:
-                pinned, value = buffers[name]
-                value.copy_(pinned, non_blocking=True)
-            copied.record(self._stream)
-        current.wait_event(copied)
-        return {name: buffers[name][1] for name in columns}

@@ -1,0 +1,74 @@
+"""One process at a time works in a folder.
+
+Not filelock: it empties the lock file on each attempt, and so would lose the holder's name.
+"""
+
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from raydae.core.errors import UserError
+from raydae.core.storage import Folder, first_line
+
+LOCK_FILE = ".lock"
+
+
+@contextmanager
+def lock(folder: Folder) -> Iterator[None]:
+    """Hold a folder, so that no second process works in it; a process that dies holds nothing.
+
+    A folder behind a URI cannot be locked. A folder with nothing but the lock in it is removed at
+    the end.
+
+    Raises:
+        UserError: a live process holds the folder, or it cannot be written.
+    """
+    if folder.local is None:
+        yield
+        return
+    try:
+        folder.local.mkdir(parents=True, exist_ok=True)
+        file = (folder.local / LOCK_FILE).open("a+")
+    except OSError as error:
+        raise unusable(folder, error) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if not isinstance(error, BlockingIOError):
+                raise UserError(
+                    f"{folder} cannot be locked ({first_line(error)}); choose a --storage whose "
+                    "file system has locks (flock)"
+                ) from None
+            file.seek(0)
+            raise UserError(
+                f"{folder.name} is in use by {file.read().strip() or 'another process'}; "
+                "wait for it, stop it, or choose another --name"
+            ) from None
+        with suppress(OSError):  # on a full disk the lock holds without the holder's name
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+            os.fsync(file.fileno())  # so that other machines read it too, over NFS
+        try:
+            yield
+        finally:
+            with suppress(FileNotFoundError):  # someone has deleted it meanwhile
+                if [path.name for path in folder.local.iterdir()] == [LOCK_FILE]:
+                    (folder.local / LOCK_FILE).unlink()
+                    folder.local.rmdir()
+
+
+def lock_text(folder: Folder) -> bytes:
+    """Return what a lock says, which tells whether two machines see the same local folder."""
+    try:
+        return b"" if folder.local is None else (folder.local / LOCK_FILE).read_bytes()
+    except OSError:
+        return b""
+
+
+def unusable(folder: Folder, error: OSError) -> UserError:
+    """Return the error for a storage folder that cannot be read or written."""
+    return UserError(f"{folder} cannot be used ({first_line(error)}); choose another --storage")

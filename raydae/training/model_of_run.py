@@ -1,0 +1,30 @@
+"""The model file of a training run."""
+
+from raydae.images.image_sets import ImageSets
+from raydae.models.model_file import ModelInfo, pack_model
+from raydae.models.weights import Weights
+from raydae.training.checkpoints import TrainState
+from raydae.training.config import Config
+
+
+def model_of_run(state: TrainState, sets: ImageSets, weights: Weights, epoch: int) -> bytes:
+    """Return the model file of a run's weights after an epoch.
+
+    Args:
+        state: the run's state, of its latest checkpoint.
+        sets: the run's images.
+        weights: the weights.
+        epoch: the epoch (1, 2 ...) after which the run had them.
+    """
+    trained = (*(file.sha256 for file in sets.train), *state.inherited_hashes)
+    config = Config.from_dict(state.config)
+    info = ModelInfo(
+        model=config.model,
+        config=state.config,
+        source=sets.source,
+        train_hashes=tuple(dict.fromkeys(trained)),
+        val_hashes=tuple(file.sha256 for file in sets.val),
+        epoch=epoch,
+        val_psnr=state.history[epoch - 1]["val_psnr"],
+    )
+    return pack_model(weights, info)
