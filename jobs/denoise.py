@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from raydae import load
 from raydae.app import cli, console
-from raydae.core.errors import UserError
-from raydae.core.storage import Folder, first_line, local_path
+from raydae.core.errors import UserError, first_line
+from raydae.core.storage import Folder, local_path
 from raydae.images.pictures import PictureError, denoise_file, expand, read_rgb
 from raydae.noise.levels import parse_level
 from raydae.training.run_names import find_model

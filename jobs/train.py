@@ -35,7 +35,7 @@ from raydae.training.config import check_workers, parse_workers
 from raydae.training.run_folder import Run, open_run
 from raydae.training.run_names import check_name, default_storage, new_name
 from raydae.training.status import Outcome, Status
-from raydae.training.tensorboard import Events
+from raydae.training.tensorboard import TensorBoardWriter
 
 if TYPE_CHECKING:
     from raydae.distributed.cluster import Workers
@@ -149,7 +149,7 @@ def train(run: Run, workers: "Workers", launch: Launch, screen: Console) -> Outc
     deadline = math.inf if launch.max_minutes is None else STARTED + 60 * launch.max_minutes
     with (
         listening(screen) as interrupted,
-        Events(run.folder) as events,
+        TensorBoardWriter(run.folder) as events,
         console.TrainingDisplay(screen, run.schedule, run.state.history) as display,
     ):
         events.write(run.state.history)

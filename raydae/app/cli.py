@@ -25,8 +25,8 @@ from rich.table import Table
 from rich.text import Text
 
 from raydae.app import console
-from raydae.core.errors import UserError
-from raydae.core.storage import Folder, first_line, split_path
+from raydae.core.errors import UserError, first_line
+from raydae.core.storage import Folder, split_path
 from raydae.images.image_sets import ImageSets
 from raydae.images.sources import find_images, synthetic_set
 from raydae.training.config import Config, load_config

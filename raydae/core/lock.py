@@ -9,8 +9,8 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from raydae.core.errors import UserError
-from raydae.core.storage import Folder, first_line
+from raydae.core.errors import UserError, first_line
+from raydae.core.storage import Folder
 
 LOCK_FILE = ".lock"
 

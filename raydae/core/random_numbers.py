@@ -1,17 +1,18 @@
 """The random numbers of a run: a counter-based generator, the same on the CPU and on a GPU.
 
-Philox4x64-10 (Salmon et al., SC 2011) turns a key of two words and a counter of four words, 64 bits
-each, into four random words. It has no other state, so any word can be computed anywhere:
+Philox4x64-10 (Salmon et al., SC 2011) maps a key of two words and a counter of four words, 64 bits
+each, to four random words. It has no other state, so any word can be computed anywhere:
 
     key      (seed, purpose)             counter   (block, number, 0, 0)
 
-`number` counts what is drawn for: samples, passes, trials. Block 1 is the first that numpy draws
-from, because it increments the counter first; `noise_cuda.py` computes the same words on a GPU.
+`number` is the number of a sample, pass or trial. numpy draws from block 1 first, because it
+increments the counter before it computes; `noise/triton_kernel.py` computes the same words on a
+GPU.
 """
 
 import numpy as np
 
-ORDER, SAMPLE, SEARCH = 0, 1, 2  # purposes; two of them never share random numbers
+ORDER, SAMPLE, SEARCH = 0, 1, 2  # purposes, which never share random numbers
 FIRST_BLOCK = 1
 BLOCK_WORDS = 4
 
@@ -19,8 +20,8 @@ BLOCK_WORDS = 4
 class Generators:
     """The generators of one seed and purpose, one for each number.
 
-    One numpy generator is moved to the start of a number when that is asked for: 2 us, where a new
-    one takes 17 us. So at most one number's generator is in use at a time.
+    One numpy generator is moved to the start of a number's random words, which takes 2 us; a new
+    generator takes 17 us. At most one number's generator can therefore be in use at a time.
     """
 
     def __init__(self, seed: int, purpose: int) -> None:
@@ -30,14 +31,14 @@ class Generators:
         self._counter = self._state["state"]["counter"]
 
     def __getitem__(self, number: int) -> np.random.Generator:
-        """The generator of a number, at its start; valid until the next call."""
+        """Return the generator of a number, at its start; it is valid until the next call."""
         self._counter[1] = number
         self._bits.state = self._state
         return self._generator
 
 
 def generator(seed: int, purpose: int, number: int) -> np.random.Generator:
-    """A new generator for (seed, purpose, number).
+    """Return a new generator for (seed, purpose, number).
 
     Args:
         seed: below 2^64.

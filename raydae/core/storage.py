@@ -1,4 +1,4 @@
-"""A folder on this machine or behind a URI (s3://, gs://), where every write is whole or absent."""
+"""Folders on this machine or behind a URI (s3://, gs://). Every write is whole or absent."""
 
 import errno
 import os
@@ -10,25 +10,25 @@ from urllib.parse import quote, unquote
 import pyarrow as pa
 from pyarrow import fs
 
-from raydae.core.errors import UserError
+from raydae.core.errors import UserError, first_line
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder on any file system that pyarrow knows. Missing folders are made on writing.
+    """A folder on any file system that pyarrow supports. Writing creates missing folders.
 
-    A reader never sees half a file: a local file is written under another name, flushed to the
-    disk and renamed; an object store shows an object only once it is complete.
+    A reader never sees half a file. A local file is written under a temporary name, flushed to the
+    disk and renamed; an object store shows an object only when it is complete.
     """
 
     uri: str
 
     @classmethod
     def of(cls, path: str | Path) -> "Folder":
-        """The folder at a local path, made absolute, or at a URI; file:// is a local path.
+        """Return the folder at a local path, made absolute, or at a URI; file:// is a local path.
 
         Raises:
-            UserError: a URI that pyarrow does not understand.
+            UserError: pyarrow does not support the URI.
         """
         path = local_path(path)
         if "://" not in str(path):
@@ -44,7 +44,7 @@ class Folder:
         return Folder(self.path_of(name))
 
     def path_of(self, name: str) -> str:
-        """The path or URI of something in it."""
+        """Return the path or URI of a file or folder in it."""
         if self.local is not None:
             return f"{self.uri}/{name}"
         head, mark, query = self.uri.partition("?")  # s3://bucket/folder?region=…
@@ -55,7 +55,7 @@ class Folder:
 
     @property
     def local(self) -> Path | None:
-        """The folder's path, where it is a local one."""
+        """The folder's path if it is local, else none."""
         return None if "://" in self.uri else Path(self.uri)
 
     @property
@@ -70,10 +70,10 @@ class Folder:
         return filesystem, path
 
     def write(self, name: str, data: bytes) -> None:
-        """Writes a file, whole or not at all.
+        """Write a file, whole or not at all.
 
         Raises:
-            OSError: it cannot be written; what was there before still is.
+            OSError: it cannot be written; an earlier file of that name is untouched.
         """
         if self.local is None:
             filesystem, path = self._split()
@@ -96,10 +96,10 @@ class Folder:
             temporary.unlink(missing_ok=True)
 
     def read(self, name: str) -> bytes:
-        """The content of a file.
+        """Return the content of a file.
 
         Raises:
-            OSError: it cannot be read; FileNotFoundError where there is none.
+            OSError: it cannot be read; FileNotFoundError if there is none.
         """
         filesystem, path = self._split()
         with filesystem.open_input_stream(f"{path}/{name}", compression=None) as stream:
@@ -107,17 +107,17 @@ class Folder:
         return data
 
     def written(self, name: str) -> float:
-        """When a file was written, in seconds since 1970; 0 where there is none.
+        """Return when a file was written, in seconds since 1970; 0 if there is none.
 
         Raises:
-            OSError: it cannot be looked at.
+            OSError: the storage cannot be read.
         """
         filesystem, path = self._split()
         when = filesystem.get_file_info(f"{path}/{name}").mtime_ns
         return when / 1e9 if when else 0.0
 
     def files(self, recursive: bool = False) -> list[str]:
-        """Names of the files in it, relative and sorted; empty where there is no such folder.
+        """Return the relative names of its files, sorted; none if there is no such folder.
 
         Raises:
             OSError: it cannot be listed.
@@ -125,7 +125,7 @@ class Folder:
         return self._list(fs.FileType.File, recursive)
 
     def folders(self) -> list[str]:
-        """Names of the folders in it, sorted; empty where there is no such folder.
+        """Return the names of its folders, sorted; none if there is no such folder.
 
         Raises:
             OSError: it cannot be listed.
@@ -143,7 +143,7 @@ class Folder:
             raise OSError(f"the name {error.object!r} is not UTF-8; rename it") from None
 
     def delete(self, name: str) -> None:
-        """Deletes a folder in it with all it holds, or a file; nothing where there is none.
+        """Delete a file, or a folder with everything in it; do nothing if there is none.
 
         Raises:
             OSError: it cannot be deleted.
@@ -157,25 +157,25 @@ class Folder:
 
 
 def _flush(folder: Path) -> None:
-    """Makes the names in a folder outlast a loss of power, on file systems that can."""
+    """Make the names in a folder survive a power failure, on file systems that support it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # where folders cannot be flushed
+        if error.errno != errno.EINVAL:  # this file system cannot flush folders
             raise
     finally:
         os.close(descriptor)
 
 
 def local_path(path: str | Path) -> str | Path:
-    """The path that a file:// URI means; anything else as it is."""
+    """Return the path of a file:// URI; anything else unchanged."""
     scheme, mark, rest = str(path).partition("://")
     return unquote(rest) if mark and scheme == "file" and rest.startswith("/") else path
 
 
 def split_path(path: str | Path) -> tuple[Folder, str]:
-    """The folder that a path or URI of a file lies in, and the file's name."""
+    """Return the folder of a file's path or URI, and the file's name."""
     path = local_path(path)
     if "://" not in str(path):
         local = Path(path).expanduser().absolute()
@@ -183,15 +183,3 @@ def split_path(path: str | Path) -> tuple[Folder, str]:
     head, mark, query = str(path).partition("?")
     parent, _, name = head.rpartition("/")
     return Folder(f"{parent}{mark}{query}"), unquote(name)
-
-
-def cause_of(error: BaseException) -> BaseException:
-    """What was raised in another of Ray's processes, where that is what an error tells of."""
-    cause = getattr(error, "cause", None)
-    return cause if isinstance(cause, BaseException) else error
-
-
-def first_line(error: BaseException) -> str:
-    """An error as one line for the user."""
-    error = cause_of(error)
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -19,8 +19,8 @@ from ray.exceptions import RayError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from raydae.core.errors import UserError
-from raydae.core.storage import Folder, first_line
+from raydae.core.errors import UserError, first_line
+from raydae.core.storage import Folder
 from raydae.distributed import agent
 from raydae.images.image_sets import ImageSets
 from raydae.training.config import Config

@@ -29,8 +29,9 @@ from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from raydae.core.errors import first_line
 from raydae.core.lock import lock_text
-from raydae.core.storage import Folder, first_line
+from raydae.core.storage import Folder
 from raydae.distributed.channel import Channel
 from raydae.distributed.cluster import HANG_S, Workers, shortage
 from raydae.distributed.stream import begin_stream, begun, shares

@@ -19,8 +19,9 @@ import ray.train.torch
 import torch
 import torch.distributed as dist
 
+from raydae.core.errors import cause_of, first_line
 from raydae.core.lock import lock_text
-from raydae.core.storage import Folder, cause_of, first_line
+from raydae.core.storage import Folder
 from raydae.distributed.cluster import not_shared
 from raydae.images.image_sets import ImageSets
 from raydae.training.config import Config

@@ -13,9 +13,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from raydae.core.errors import UserError
+from raydae.core.errors import UserError, first_line
 from raydae.core.pixels import to_uint8
-from raydae.core.storage import first_line
 from raydae.distributed.spread import spread
 from raydae.evaluation import classical
 from raydae.images.image_sets import ImageFile, read_image

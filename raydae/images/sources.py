@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from raydae.core.errors import UserError
-from raydae.core.storage import Folder, first_line
+from raydae.core.errors import UserError, first_line
+from raydae.core.storage import Folder
 from raydae.images import bsds500, synthetic
 from raydae.images.config import DataConfig, Protocol
 from raydae.images.image_sets import SPLITS, ImageFile, ImageSets, pixel_hash, read_image

@@ -15,8 +15,8 @@ import pyarrow as pa
 from torch import nn
 
 from raydae.core.components import module_of
-from raydae.core.errors import UserError
-from raydae.core.storage import first_line, split_path
+from raydae.core.errors import UserError, first_line
+from raydae.core.storage import split_path
 from raydae.models.config import ModelConfig
 from raydae.models.networks import build
 from raydae.models.released import RELEASED

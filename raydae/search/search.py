@@ -30,8 +30,8 @@ import ray.tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from raydae.core.errors import UserError
-from raydae.core.storage import Folder, first_line
+from raydae.core.errors import UserError, first_line
+from raydae.core.storage import Folder
 from raydae.distributed.cluster import Workers, set_environment
 from raydae.images.image_sets import ImageSets
 from raydae.search.space import ATTEMPTS, Fixed, Space, Value

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from raydae.core.errors import UserError
+from raydae.core.errors import UserError, first_line
 from raydae.core.lock import LOCK_FILE, unusable
-from raydae.core.storage import Folder, first_line
+from raydae.core.storage import Folder
 from raydae.images.image_sets import ImageSets
 from raydae.training.checkpoints import Checkpoints, TrainState
 from raydae.training.config import Config, differences

@@ -17,18 +17,17 @@ from raydae.core.storage import Folder
 TAGS = {
     "loss": "loss/train",
     "val_psnr": "validation/psnr_db",
-    "val_ssim": "validation/ssim",
     "patches_per_s": "speed/patches_per_s",
     "lr": "optim/lr",
 }
 
 
-class Events:
-    """Writes each epoch's record once, the epochs before this process first.
+class TensorBoardWriter:
+    """Writes each epoch's record once, first those of earlier processes.
 
-    The events of an earlier process are replaced: it may have died between a checkpoint and its
-    event, and the history in the checkpoint is the truth. Behind a URI, the file is written anew
-    with each epoch.
+    The event file of an earlier process is replaced: that process may have died between a
+    checkpoint and its event, and the history in the checkpoint is the truth. Behind a URI, the file
+    is written again with each epoch.
     """
 
     def __init__(self, run: Folder) -> None:
@@ -39,7 +38,7 @@ class Events:
         self._here: Path | None = None if run.local else Path(tempfile.mkdtemp())
         self._writer = EventFileWriter(str(self._here or run.local))
 
-    def __enter__(self) -> "Events":
+    def __enter__(self) -> "TensorBoardWriter":
         return self
 
     def __exit__(
@@ -53,13 +52,15 @@ class Events:
             shutil.rmtree(self._here)
 
     def write(self, history: Sequence[dict[str, Any]]) -> None:
-        """Writes the records that are new since the last call; the step is the epoch."""
+        """Write the records that are new since the last call; the step is the epoch."""
         if len(history) == self._written:
             return
+        metrics = (key for key in history[-1] if key.startswith("val_") and key not in TAGS)
+        tags = TAGS | {key: f"validation/{key.removeprefix('val_')}" for key in metrics}
         for record in history[self._written :]:
             values = [
                 Summary.Value(tag=tag, simple_value=record[key])
-                for key, tag in TAGS.items()
+                for key, tag in tags.items()
                 if record[key] is not None
             ]
             for rank, worker in enumerate(record["by_worker"]):

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import ray
 
-from raydae.core.storage import Folder, first_line
+from raydae.core.errors import first_line
+from raydae.core.storage import Folder
 from raydae.distributed.stream import (
     BLOCK_BYTES,
     BLOCK_ROWS,

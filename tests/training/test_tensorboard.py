@@ -6,7 +6,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from raydae.core.storage import Folder
-from raydae.training.tensorboard import Events
+from raydae.training.tensorboard import TensorBoardWriter
 
 
 def record(epoch: int) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def read(run: Folder, folder: Path) -> EventAccumulator:
 
 
 def test_a_run_s_history_is_there_while_it_goes_on(run: Folder, tmp_path: Path) -> None:
-    with Events(run) as events:
+    with TensorBoardWriter(run) as events:
         events.write([record(1)])
         events.write([record(1), record(2)])
         events.write([record(1), record(2)])
@@ -43,8 +43,8 @@ def test_a_run_s_history_is_there_while_it_goes_on(run: Folder, tmp_path: Path) 
 
 
 def test_events_of_an_earlier_process_are_replaced(run: Folder, tmp_path: Path) -> None:
-    with Events(run) as events:
+    with TensorBoardWriter(run) as events:
         events.write([record(1), record(2)])
-    with Events(run) as events:
+    with TensorBoardWriter(run) as events:
         events.write([record(1)])
     assert [event.step for event in read(run, tmp_path).Scalars("loss/train")] == [1]
