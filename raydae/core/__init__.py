@@ -1,4 +1,11 @@
-"""Core: errors, settings, storage, random numbers.
+"""Core: what every room builds on. Imports no other room, and neither torch nor Ray.
 
-Imports nothing of raydae outside this folder, and neither torch nor Ray.
+errors           UserError, the exception for bad input
+settings         dataclasses from dictionaries, with type checks and dotted names
+components       networks, noises, losses ... by name or import path, and their options
+storage          folders, local or behind URIs; every write is whole or absent
+lock             one process at a time works in a folder
+random_numbers   a counter-based generator, the same on the CPU and on a GPU
+pixels           from the [0, 1] scale to uint8
+toolchain        whether GPU kernels can be built on this machine
 """

@@ -81,6 +81,8 @@ class Table:
         """
         cls = self.options_class(name)
         hints = get_type_hints(cls)
+        if dataclasses.is_dataclass(options) and not isinstance(options, type):
+            options = dataclasses.asdict(options)  # as a command line has them
         for key in options:
             if key not in hints:
                 if not hints:

@@ -1,5 +1,6 @@
 """The settings of the images."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,7 +45,7 @@ class DataConfig:
         if self.path is not None and is_source(self.path):
             options = SOURCES.check(self.path, self.options, "data.options")
             object.__setattr__(self, "options", options)
-        elif self.options:
+        elif self.options and not dataclasses.is_dataclass(self.options):
             raise UserError(
                 "data.options are those of a data source of your own; give --data MODULE:NAME, or "
                 "leave them out"

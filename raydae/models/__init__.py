@@ -1,4 +1,16 @@
 """Models: one file for each network, model files, and tiled inference.
 
-Imports `core` only; never Ray.
+Imports `core` only; never Ray. `config` and `released` import no torch either.
+
+    config       the settings, the table of networks, NETWORKS, and their options
+    networks     what a network is; building one by name
+    dae          the plain convolutional autoencoder, the default
+    unet         the residual U-Net of the released models
+    weights      weights and optimizer states as safetensors
+    model_file   model files, which rebuild their network but import nothing untrusted
+    released     the models that come with raydae
+    inference    an image of any size through a network, in tiles
+
+To add a network, write a file with its `nn.Module`, and add a row to NETWORKS with a dataclass of
+its options.
 """

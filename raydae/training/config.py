@@ -15,24 +15,25 @@ from typing import Any, Literal
 
 from raydae.core.errors import UserError
 from raydae.core.settings import check_min, flatten, from_dict, unknown_setting
-from raydae.images.config import DataConfig
+from raydae.images.config import SOURCES, DataConfig
 from raydae.metrics import METRICS
-from raydae.models.config import ModelConfig
-from raydae.noise.config import NoiseConfig
+from raydae.models.config import NETWORKS, ModelConfig
+from raydae.noise.config import NOISES, NoiseConfig
 from raydae.noise.levels import parse_level
 from raydae.training.losses import LOSSES
 from raydae.training.optimizers import OPTIMIZERS
 
 Precision = Literal["auto", "fp32", "bf16"]
 RECIPES = Path(__file__).parents[1] / "recipes"  # configurations by name
-# The settings that name a component, and where its options are.
+# The settings that name a component: where its options are, and the table of names.
 COMPONENTS = {
-    "data.path": "data.options",
-    "noise.kind": "noise.options",
-    "model.name": "model.options",
-    "optim.loss": "optim.loss_options",
-    "optim.optimizer": "optim.optimizer_options",
+    "data.path": ("data.options", SOURCES),
+    "noise.kind": ("noise.options", NOISES),
+    "model.name": ("model.options", NETWORKS),
+    "optim.loss": ("optim.loss_options", LOSSES),
+    "optim.optimizer": ("optim.optimizer_options", OPTIMIZERS),
 }
+OPTIONS = tuple(options for options, _ in COMPONENTS.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,11 +192,11 @@ class Config:
         """
         values = self.to_dict()
         known = dict(flatten(values))
-        for setting, options in COMPONENTS.items():
+        for setting, (options, _) in COMPONENTS.items():
             if setting in changes and changes[setting] != known[setting]:
                 _set(values, options, {})
         for name, value in changes.items():
-            if name not in known and name.rpartition(".")[0] not in COMPONENTS.values():
+            if name not in known and name.rpartition(".")[0] not in OPTIONS:
                 raise unknown_setting(name, list(known))
             _set(values, name, value)
         return Config.from_dict(values)
