@@ -1,8 +1,12 @@
+import dataclasses
 import io
 import json
 import pickle
+import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -91,6 +95,69 @@ def test_weights_and_optimizer_come_back_bit_for_bit() -> None:
         for name, value in values.items():
             assert torch.equal(state["state"][key][name], value)
             assert state["state"][key][name].stride() == value.stride()
+
+
+BOMB = """
+from pathlib import Path
+from torch import nn
+
+Path("ran").touch()
+
+
+class Net(nn.Module):
+    def __init__(self, width: int = 3) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, width, 1)
+
+    def forward(self, noisy):
+        return self.layer(noisy)
+"""
+
+
+def hostile_files(module: str) -> list[dict[str, Any]]:
+    """What a model file could say to have a module imported."""
+    values = {"format": 2, **json.loads(json.dumps(dataclasses.asdict(INFO)))}
+    bomb = f"{module}:Net"
+    return [
+        values | {"model": {"name": bomb, "options": {}}},
+        values | {"model": {"name": bomb, "options": {"width": 3}, "extra": 1}},
+        values | {"format": 1, "model": {"name": bomb, "width": 3}},
+        values | {"config": {**values["config"], "model": {"name": bomb, "options": {}}}},
+        values | {"config": {**values["config"], "noise": {"kind": bomb, "options": {}}}},
+        values | {"config": {**values["config"], "optim": {"loss": bomb, "optimizer": bomb}}},
+        values | {"config": {**values["config"], "data": {"path": bomb}}},
+    ]
+
+
+@pytest.mark.parametrize("number", range(7))
+def test_a_model_file_never_imports_what_is_not_trusted(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = f"bomb_{number}"
+    (tmp_path / f"{module}.py").write_text(BOMB)
+    monkeypatch.chdir(tmp_path)
+    weights = {"layer.weight": torch.zeros(3, 3, 1, 1), "layer.bias": torch.zeros(3)}
+    data = pack(weights, {"raydae": json.dumps(hostile_files(module)[number])})
+    (tmp_path / "m").write_bytes(data)
+    for trust in ((), ("other",)):
+        with pytest.raises(UserError):
+            load(tmp_path / "m", trust=trust)
+    assert module not in sys.modules
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_trusted_module_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "trusted_nets.py").write_text(BOMB)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    weights = {"layer.weight": torch.zeros(3, 3, 1, 1), "layer.bias": torch.full((3,), 0.5)}
+    data = pack(weights, {"raydae": json.dumps(hostile_files("trusted_nets")[0])})
+    (tmp_path / "m").write_bytes(data)
+    with pytest.raises(UserError, match="--trust trusted_nets"):
+        load(tmp_path / "m")
+    denoised = load(tmp_path / "m", trust=["trusted_nets"])(np.zeros((5, 7, 3), np.uint8))
+    assert (denoised == 128).all()
+    assert denoised.shape == (5, 7, 3)
 
 
 def test_a_pickle_is_not_even_read(tmp_path: Path) -> None:
