@@ -77,7 +77,7 @@ def read_image(uri: str) -> NDArray[np.uint8]:
     return read_rgb(file, MAX_PIXELS)
 
 
-def spread_over(images: tuple[ImageFile, ...], number: int) -> tuple[ImageFile, ...]:
+def subsample(images: tuple[ImageFile, ...], number: int) -> tuple[ImageFile, ...]:
     """That many of the images, evenly spread over them; 0: all."""
     if number == 0 or number >= len(images):
         return images

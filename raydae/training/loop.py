@@ -26,7 +26,7 @@ from raydae.core.config import Config
 from raydae.core.errors import UserError
 from raydae.core.storage import Folder, first_line
 from raydae.core.toolchain import can_build_kernels
-from raydae.images.image_sets import ImageSets, spread_over
+from raydae.images.image_sets import ImageSets, subsample
 from raydae.models.inference import Denoiser
 from raydae.models.model_file import (
     BAD_CONTENT,
@@ -404,7 +404,7 @@ class _Run:
                 dist.broadcast(buffer, src=0)
         denoise = Denoiser(self.ema_model, self.context.device, self.precision)
         sums = np.zeros(3)
-        images = spread_over(self.sets.val, self.config.validation.images)
+        images = subsample(self.sets.val, self.config.validation.images)
         images = images[self.context.rank :: self.context.workers]
         self._say_alive()
         scored = score_images(denoise, images, self.config.evaluation_sigmas)

@@ -11,7 +11,7 @@ from raydae.core.config import DataConfig
 from raydae.core.errors import UserError
 from raydae.core.storage import Folder
 from raydae.images import bsds500 as data
-from raydae.images.image_sets import ImageSets, pixel_hash, read_image, spread_over
+from raydae.images.image_sets import ImageSets, pixel_hash, read_image, subsample
 from raydae.images.sources import evaluation_images, find_images, list_images, scan
 from tests.conftest import draw, draw_folder
 
@@ -178,10 +178,10 @@ def test_the_same_pixels_have_the_same_hash_in_any_format(tmp_path: Path) -> Non
     assert pixel_hash(flat) != pixel_hash(flat.reshape(9, 4, 3))
 
 
-def test_spreading_over_images(pictures: Path) -> None:
+def test_subsample_is_evenly_spaced(pictures: Path) -> None:
     train = find(pictures).train
-    assert spread_over(train, 0) == spread_over(train, 8) == spread_over(train, 99) == train
-    assert spread_over(train, 4) == train[::2]
+    assert subsample(train, 0) == subsample(train, 8) == subsample(train, 99) == train
+    assert subsample(train, 4) == train[::2]
 
 
 def test_no_data_and_no_download_means_the_synthetic_set(
