@@ -20,7 +20,9 @@ from raydae.app import cli, console
 from raydae.core.config import parse_level
 from raydae.core.errors import UserError
 from raydae.core.storage import Folder, first_line, local_path
-from raydae.images.pictures import PictureError, denoise_file, expand, read_rgb
+from raydae.images.denoise_file import denoise_file
+from raydae.images.inputs import expand
+from raydae.images.pictures import PictureError, read_rgb
 from raydae.training.runs import find_model
 
 
