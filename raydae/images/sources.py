@@ -13,6 +13,7 @@ from raydae.core.config import DataConfig, Protocol
 from raydae.core.errors import UserError
 from raydae.core.storage import Folder, first_line
 from raydae.images import bsds500, synthetic
+from raydae.images.bsds500_download import DownloadError, download
 from raydae.images.image_sets import SPLITS, ImageFile, ImageSets, pixel_hash, read_image
 from raydae.images.pictures import suffixes
 
@@ -110,7 +111,7 @@ def evaluation_images(
     path = path or _named_uri()
     try:
         root = _find_bsds500(path)
-    except bsds500.DownloadError as error:
+    except DownloadError as error:
         raise UserError(str(error)) from None
     if root is None:
         assert path is not None
@@ -151,7 +152,7 @@ def _listing(
     path = config.path or _named_uri()
     try:
         root = _find_bsds500(path)
-    except bsds500.DownloadError as error:
+    except DownloadError as error:
         if synthetic_fallback is None or config.protocol != "bsds500":
             raise UserError(str(error)) from None
         return SYNTHETIC, _by_folder(list_images(str(synthetic_fallback(str(error)))))
@@ -186,7 +187,7 @@ def _named_uri() -> str | None:
 def _find_bsds500(path: str | None) -> Folder | None:
     """The folder of BSDS500's splits: found where no path is given, else if the path is BSDS500."""
     if path is None:
-        return bsds500.locate() or Folder.of(bsds500.download())
+        return bsds500.locate() or Folder.of(download())
     return bsds500.find(Folder.of(path))
 
 

@@ -11,6 +11,8 @@ from raydae.core.config import DataConfig
 from raydae.core.errors import UserError
 from raydae.core.storage import Folder
 from raydae.images import bsds500 as data
+from raydae.images import sources
+from raydae.images.bsds500_download import DownloadError
 from raydae.images.image_sets import ImageSets, pixel_hash, read_image, subsample
 from raydae.images.sources import evaluation_images, find_images, list_images, scan
 from tests.conftest import draw, draw_folder
@@ -188,10 +190,10 @@ def test_no_data_and_no_download_means_the_synthetic_set(
     pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse() -> Path:
-        raise data.DownloadError("no network")
+        raise DownloadError("no network")
 
     monkeypatch.setattr(data, "locate", lambda: None)
-    monkeypatch.setattr(data, "download", refuse)
+    monkeypatch.setattr(sources, "download", refuse)
     reasons = []
 
     def fallback(reason: str) -> Path:
