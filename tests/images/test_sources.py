@@ -1,3 +1,5 @@
+"""Images of folders, URIs and BSDS500 are found, decoded once and split."""
+
 import os
 import shutil
 from collections.abc import Callable
@@ -55,7 +57,7 @@ def test_a_plain_folder_is_split_by_names_and_adding_images_moves_none(tmp_path:
 def test_three_images_are_enough_and_two_are_not(tmp_path: Path) -> None:
     for i in range(2):
         Image.fromarray(draw(i, 16, 16)).save(tmp_path / f"{i}.png")
-    with pytest.raises(UserError, match="no usable image to train on"):
+    with pytest.raises(UserError, match="no usable image for training"):
         find(tmp_path)
     Image.fromarray(draw(2, 16, 16)).save(tmp_path / "2.png")
     sets = find(tmp_path)
@@ -76,15 +78,15 @@ def test_bad_files_are_left_out_and_named(tmp_path: Path) -> None:
     assert "text.jpg" in sets.left_out[1]
 
 
-def test_what_judges_is_not_trained_on(tmp_path: Path) -> None:
+def test_copies_of_validation_and_test_images_are_not_trained_on(tmp_path: Path) -> None:
     draw_folder(tmp_path)
-    for copy, judge in (("a.png", "val/000.png"), ("b.bmp", "test/001.png")):
-        Image.open(tmp_path / judge).save(tmp_path / "train" / copy)
+    for copy, original in (("a.png", "val/000.png"), ("b.bmp", "test/001.png")):
+        Image.open(tmp_path / original).save(tmp_path / "train" / copy)
     sets = find(tmp_path)
     assert {file.name for file in sets.train} == {f"train/{i:03}.png" for i in range(2, 10)}
     assert sets.left_out == (
-        "train/a.png: the same pixels as val/000.png, which chooses or tests",
-        "train/b.bmp: the same pixels as test/001.png, which chooses or tests",
+        "train/a.png: not used for training, same pixels as val/000.png in val or test",
+        "train/b.bmp: not used for training, same pixels as test/001.png in val or test",
     )
 
 
