@@ -1,4 +1,4 @@
-"""A local HTTP server of archives, with some that misbehave."""
+"""A local HTTP server of archives, with some that are faulty."""
 
 import io
 import tarfile
@@ -13,7 +13,7 @@ Answer = Callable[[BaseHTTPRequestHandler], object]
 
 
 class Server:
-    """An HTTP server on this machine: each path has a function that answers."""
+    """An HTTP server on this machine. A function answers the requests for each path."""
 
     def __init__(self) -> None:
         self.answers: dict[str, Answer] = {}
@@ -42,7 +42,7 @@ class Server:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 server.asked.append(self.path[1:])
-                with suppress(ConnectionError):  # a client that has had enough
+                with suppress(ConnectionError):  # the client has closed the connection
                     if answer := server.answers.get(self.path[1:]):
                         answer(self)
                     else:
@@ -71,7 +71,7 @@ def send(request: BaseHTTPRequestHandler, body: bytes, length: int | None) -> No
 def pack(
     files: dict[str, bytes], root: str = "BSR/BSDS500/data", first: tarfile.TarInfo | None = None
 ) -> bytes:
-    """A gzipped tar archive, beginning with a member of its own where one is given."""
+    """Return a gzipped tar archive of files, after the member `first` if it is given."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz", format=tarfile.PAX_FORMAT) as tar:
         if first:

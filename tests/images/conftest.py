@@ -1,4 +1,4 @@
-"""BSDS500 as tests see it: none on this machine, or a small one."""
+"""Fixtures that hide BSDS500, or replace it by a small one."""
 
 import hashlib
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.images.small_bsds500 import FILES
 
 @pytest.fixture
 def no_bsds500(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees this machine's data, cache or proxy."""
+    """Hide this machine's data, cache and proxy."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.delenv("RAYDAE_DATA", raising=False)
@@ -21,6 +21,6 @@ def no_bsds500(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def small_bsds500(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A BSDS500 of twelve files, as the published one is too large to serve in tests."""
+    """Replace the manifest by that of twelve files: the real data set is too large for a test."""
     entries = {name: Entry(len(b), hashlib.sha256(b).hexdigest()) for name, b in FILES.items()}
     monkeypatch.setattr(bsds500, "manifest", lambda: entries)

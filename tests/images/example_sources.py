@@ -10,7 +10,7 @@ from tests.conftest import draw
 
 
 class Waves:
-    """Drawn images, named after their seeds."""
+    """Drawn images. A key holds the seed."""
 
     def __init__(self, *, number: int = 40, height: int = 48) -> None:
         self.number, self.height = number, height
@@ -31,7 +31,7 @@ class Split(Waves):
 
 
 class Faulty(Split):
-    """What `fault` says is wrong: in creating it, in its list, or in the image wave/3."""
+    """A source with a fault: in its creation, in its list, or in the image wave/3."""
 
     def __init__(self, *, fault: str) -> None:
         super().__init__()

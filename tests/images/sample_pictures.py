@@ -1,4 +1,4 @@
-"""Pictures to read and denoise, and denoisers that record or change nothing but the pixels."""
+"""Pictures for tests, and simple denoisers."""
 
 import io
 import struct
@@ -17,7 +17,7 @@ BYTES_PER_PIXEL = {"L": 1, "P": 1, "LA": 2, "PA": 2, "I;16": 2, "I;16B": 2, "RGB
 
 
 def picture(mode: str, size: tuple[int, int] = (17, 31)) -> Image.Image:
-    """A picture of random pixels; within 16 bits for mode I."""
+    """Return a picture of random pixels. In mode I, values fit into 16 bits."""
     rng = np.random.default_rng(7)
     if mode == "I":
         return Image.fromarray(rng.integers(0, 65536, size[::-1], dtype=np.int32))
@@ -31,7 +31,7 @@ def picture(mode: str, size: tuple[int, int] = (17, 31)) -> Image.Image:
 
 
 def smooth(mode: str = "RGB") -> Image.Image:
-    """A gradient, which lossy formats hardly change."""
+    """Return a gradient, which lossy formats hardly change."""
     ramps = [np.linspace(20, 220, 48 * 64).reshape(48, 64), np.full((48, 64), 90.0)]
     array = np.stack([ramps[0], ramps[1], ramps[0][::-1]], axis=2).astype(np.uint8)
     return Image.fromarray(array).convert(mode)
@@ -45,7 +45,7 @@ def saved(image: Image.Image, path: Path, file_format: str = "PNG", **options: A
 
 
 def opened(path: Path) -> Image.Image:
-    # By way of a stream, for Pillow garbles some turned TIFFs that it is given the path of.
+    # From a stream: given a path, Pillow garbles some TIFFs with an orientation tag.
     image = Image.open(io.BytesIO(path.read_bytes()))
     image.load()
     return image
@@ -65,7 +65,7 @@ needs_ycbcr = pytest.mark.skipif(not denoise_file._can_store("TIFF", "YCbCr"), r
 
 
 class Recorder:
-    """An identity that remembers what it was given."""
+    """A denoiser that changes nothing and records its arguments."""
 
     def __init__(self) -> None:
         self.arrays: list[NDArray[Any]] = []

@@ -58,9 +58,9 @@ def test_find_knows_the_usual_layouts(tmp_path: Path, images: str, given: str) -
     assert find(Path(given)) == tmp_path / images
 
 
-def test_find_passes_over_what_is_not_bsds500(tmp_path: Path) -> None:
+def test_find_ignores_other_folders(tmp_path: Path) -> None:
     make(tmp_path / "mine", [f"train/{i}.png" for i in range(100)])
-    flat = [f"{stem}.jpg" for stem in CBSD68]  # a test set of its own, not a broken BSDS500
+    flat = [f"{stem}.jpg" for stem in CBSD68]  # a data set, not an incomplete BSDS500
     make(tmp_path / "CBSD68", flat)
     make(tmp_path / "few", list(bsds500.manifest())[:49])
     for folder in ("mine", "CBSD68", "few", "absent", "mine/train/0.png"):
@@ -80,7 +80,7 @@ def test_find_refuses_a_copy_with_gaps(tmp_path: Path) -> None:
         find(make(tmp_path / "fifty", names[:50]))
 
 
-def test_locate_asks_the_variable_then_data_then_the_cache(
+def test_locate_looks_in_the_variable_then_data_then_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = list(bsds500.manifest())

@@ -1,4 +1,4 @@
-"""A download ends with the whole BSDS500, or with one line and nothing left behind."""
+"""A download gives the whole BSDS500, or fails with one line and leaves nothing behind."""
 
 import io
 import json
@@ -114,7 +114,7 @@ def test_the_next_source_is_tried(tmp_path: Path, server: Server) -> None:
 
 
 def refused(tmp_path: Path, source: Archive, reason: str, timeout_s: float = 15) -> None:
-    """Assert that a download fails in one line, for a reason, and leaves nothing."""
+    """Assert that a download fails with one line that matches `reason`, and leaves nothing."""
     before = set(tmp_path.rglob("*"))
     with pytest.raises(DownloadError, match=reason) as caught:
         download(tmp_path / "new", [source], quiet(), timeout_s)
@@ -174,7 +174,7 @@ def test_hostile_members_are_never_written(tmp_path: Path, server: Server) -> No
         link = tarfile.TarInfo(f"BSR/images/{NAMES[0]}")
         link.type = kind
         link.linkname = str(outside)
-        # The real file that follows is written as a file, not through the link.
+        # The file that follows in the archive is written as a file, not through the link.
         download(tmp_path / "new", [server.add("b", pack(FILES, first=link))], quiet())
         assert not (tmp_path / "new" / NAMES[0]).is_symlink()
         assert outside.read_bytes() == b""
@@ -193,7 +193,7 @@ def test_oversize_members_and_bombs_are_not_read(
     bomb = tarfile.TarInfo("BSR/zeros")
     bomb.size = 5_000_000
     refused(tmp_path, server.add("b", pack(FILES, first=bomb)), "expands to more than 100,000 by")
-    named = tarfile.TarInfo("x" * 5_000_000)  # its name alone is the bomb
+    named = tarfile.TarInfo("x" * 5_000_000)  # the name alone expands too far
     refused(tmp_path, server.add("c", pack(FILES, first=named)), "expands to more than 100,000 by")
 
 
@@ -207,7 +207,7 @@ def test_an_interruption_leaves_nothing(
     def interrupted(*args: object) -> None:
         if stage != "_publish":
             original(*args)
-        assert tree(tmp_path)  # there is work to be lost
+        assert tree(tmp_path)  # there are files to remove
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, stage, interrupted)
@@ -242,14 +242,14 @@ def test_the_next_download_cleans_up_after_a_killed_one(tmp_path: Path, server: 
                 time.sleep(0.01)
         finally:
             process.kill()
-    (left,) = (tmp_path / "place").iterdir()  # no target, but the dead one's folder
+    (left,) = (tmp_path / "place").iterdir()  # no target, only the killed process's folder
     download(tmp_path / "place/new", [server.add("a.tgz", pack(FILES))], quiet())
     assert not left.exists()
     assert [path.name for path in (tmp_path / "place").iterdir()] == ["new"]
 
 
 def test_two_downloads_at_once_both_end_well(tmp_path: Path, server: Server) -> None:
-    both = threading.Barrier(2)  # neither is answered before both have asked
+    both = threading.Barrier(2)  # no request is answered before both have arrived
 
     def answer(request: BaseHTTPRequestHandler) -> None:
         both.wait(30)
@@ -271,9 +271,9 @@ def test_two_downloads_at_once_both_end_well(tmp_path: Path, server: Server) -> 
     assert tree(tmp_path) == {f"new/{name}" for name in NAMES}
 
 
-def test_cleaning_up_spares_the_living(tmp_path: Path, server: Server) -> None:
+def test_cleaning_up_keeps_folders_in_use(tmp_path: Path, server: Server) -> None:
     source = server.add("a.tgz", pack(FILES))
-    others = tmp_path / ".new.part-without-lock"  # just made, or on a system without locks
+    others = tmp_path / ".new.part-without-lock"  # new, or on a file system without locks
     others.mkdir()
     with bsds500_download._workspace(tmp_path / "new") as work:
         download(tmp_path / "new", [source], quiet())

@@ -15,7 +15,7 @@ def images() -> Images:
 
 
 def spectral_slope(image: NDArray[np.uint8]) -> float:
-    """Slope in log-log of the radially averaged power of luminance, 0.02 to 0.4 cycles a pixel."""
+    """Return the log-log slope of the radial power spectrum of luminance, 0.02-0.4 cycles/pixel."""
     height, width = image.shape[:2]
     luminance = image.mean(axis=2)
     window = np.hanning(height)[:, None] * np.hanning(width)
@@ -35,7 +35,7 @@ def test_other_sizes_can_be_drawn() -> None:
 
 
 def test_radii_have_density_r_to_the_minus_3() -> None:
-    # The law holds over the plane, hence for leaves centred in the frame.
+    # The law holds for leaves centred in the frame, not for all that touch it.
     r_min, r_max = 2.0, 200.0
     leaves = dead_leaves._draw_leaves(np.random.default_rng(0), (400, 600), 40, r_min, r_max)
     centred = (np.abs(leaves.x - 300) < 300) & (np.abs(leaves.y - 200) < 200)
@@ -62,28 +62,28 @@ def test_leaves_in_front_hide_those_behind() -> None:
     rows, columns = np.indices(front.shape)
     away = np.hypot(rows - leaves.y[front], columns - leaves.x[front])
     assert (away <= dead_leaves._REACH * leaves.radius[front]).all()
-    # At the pixel nearest to the centre of a leaf, that leaf or one before it is seen.
+    # The pixel nearest to the centre of a leaf shows that leaf or one in front of it.
     row, column = np.rint(leaves.y).astype(int), np.rint(leaves.x).astype(int)
     framed = (row >= 0) & (row < height) & (column >= 0) & (column < width)
     assert (front[row[framed], column[framed]] <= np.flatnonzero(framed)).all()
 
 
 def test_power_falls_about_as_the_inverse_square_of_frequency(images: Images) -> None:
-    # Every third training photograph of BSDS500, measured so, gives -2.36 with deviation 0.37.
+    # Every third training photograph of BSDS500: mean -2.36, standard deviation 0.37.
     slopes = [spectral_slope(image) for image in images]
     assert -2.7 < np.mean(slopes) < -1.8
     assert all(-3.3 < slope < -1.5 for slope in slopes)
 
 
 def test_channels_are_highly_correlated(images: Images) -> None:
-    # BSDS500: 0.90.
+    # BSDS500: mean 0.90.
     upper = np.triu_indices(3, 1)
     correlations = [np.corrcoef(image.reshape(-1, 3).T)[upper].mean() for image in images]
     assert 0.8 < np.mean(correlations) < 0.98
 
 
 def test_derivatives_are_heavy_tailed(images: Images) -> None:
-    # A normal law has kurtosis 3; BSDS500 has a median of 18.
+    # A normal distribution has kurtosis 3; the median of BSDS500 is 18.
     for image in images:
         derivative = np.diff(image.mean(axis=2), axis=1)
         deviations = derivative - derivative.mean()
@@ -91,7 +91,7 @@ def test_derivatives_are_heavy_tailed(images: Images) -> None:
 
 
 def test_images_differ_in_brightness_contrast_and_colour(images: Images) -> None:
-    # BSDS500: brightness 106 with deviation 28.
+    # BSDS500: mean brightness 106, standard deviation 28.
     brightness = [image.mean() for image in images]
     assert 70 < np.mean(brightness) < 140
     assert 15 < np.std(brightness) < 55

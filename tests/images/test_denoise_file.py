@@ -1,4 +1,4 @@
-"""Denoised pictures come back in the mode and format that the module's table promises."""
+"""Denoised pictures have the mode and format given in the module's table."""
 
 import struct
 from pathlib import Path
@@ -76,7 +76,7 @@ class TestModes:
             ("TIFF", "CMYK", [((31, 17, 3), np.uint8), ((31, 17), np.uint8)]),
         ],
     )
-    def test_what_the_denoiser_is_given(
+    def test_arrays_passed_to_the_denoiser(
         self, tmp_path: Path, file_format: str, mode: str, expected: list[Any]
     ) -> None:
         recorder = Recorder()
@@ -88,7 +88,9 @@ class TestModes:
     def test_strips_join_without_a_seam(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(pictures, "_STRIP_PIXELS", 17 * 4)  # 31 rows: seven strips and a rest
+        monkeypatch.setattr(
+            pictures, "_STRIP_PIXELS", 17 * 4
+        )  # 31 rows: seven strips and a shorter one
         source = saved(picture("RGBA"), tmp_path / "in")
         denoise_file(source, tmp_path / "out", identity)
         assert opened(tmp_path / "out").tobytes() == picture("RGBA").tobytes()
@@ -107,7 +109,7 @@ class TestModes:
         assert np.asarray(opened(tmp_path / "out")).tolist() == [[0, 65535]]
 
     def test_bilevel_becomes_grey(self, tmp_path: Path) -> None:
-        # Group 4 is a code for bilevel pixels only, which the grey result cannot have.
+        # Group 4 compresses bilevel pixels only, and the result is grey.
         source = saved(picture("1"), tmp_path / "in", "TIFF", compression="group4")
         denoise_file(source, tmp_path / "out", identity)
         after = opened(tmp_path / "out")
@@ -268,7 +270,7 @@ class TestFormats:
         assert not recorder.arrays
 
     def test_alpha_that_the_format_would_lose_is_refused(self, tmp_path: Path) -> None:
-        # A bitmap with masks (header version 3): Pillow reads its alpha and would not write it.
+        # A bitmap with masks (header version 3). Pillow reads its alpha but does not write it.
         header = struct.pack("<IiiHHIIiiII", 56, 1, 1, 1, 32, 3, 4, 0, 0, 0, 0)
         masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
         start = struct.pack("<2sIHHI", b"BM", 74, 0, 0, 70)

@@ -1,4 +1,4 @@
-"""Bad pictures, denoisers and targets: one line says why, and no file is left or lost."""
+"""A bad picture, denoiser or target gives a one-line error, and no file is left or lost."""
 
 import errno
 from collections.abc import Callable
@@ -92,7 +92,7 @@ class TestFailures:
         (tmp_path / "out").mkdir()
         target = tmp_path / "out" / "in.png"
         target.write_bytes(b"old")
-        module._can_store("PNG", "RGB")  # saves a pixel, once
+        module._can_store("PNG", "RGB")  # fills the cache, which calls Image.save
         monkeypatch.setattr(Image.Image, "save", save)
         with pytest.raises(raised, match="No space left" if raised is PictureError else None):
             denoise_file(source, target, identity)
@@ -107,7 +107,7 @@ class TestFailures:
     @pytest.mark.parametrize(
         "wrong", [lambda array: array[:-1], lambda array: array.astype(np.float32) / 255]
     )
-    def test_denoiser_that_breaks_its_promise(
+    def test_denoiser_that_returns_another_shape_or_dtype(
         self, tmp_path: Path, wrong: Callable[[NDArray[Any]], NDArray[Any]]
     ) -> None:
         source = saved(picture("RGB"), tmp_path / "in.png")

@@ -12,7 +12,7 @@ from tests.images.sample_pictures import identity, opened, picture, saved, smoot
 
 
 def with_iso(tiff: bytes, iso: int) -> bytes:
-    """Adds an EXIF branch to a little-endian TIFF, since Pillow cannot to a compressed one."""
+    """Add an EXIF directory to a little-endian TIFF. Pillow cannot add one if it is compressed."""
     (start,) = struct.unpack_from("<I", tiff, 4)
     (count,) = struct.unpack_from("<H", tiff, start)
     entries = tiff[start + 2 : start + 2 + 12 * count]
@@ -91,7 +91,7 @@ class TestMetadata:
     def test_senseless_resolution_is_dropped(self, tmp_path: Path) -> None:
         exif = Image.Exif()
         exif[ExifTags.Base.ResolutionUnit] = 2
-        exif[ExifTags.Base.XResolution] = 1e6  # more than a JPEG header can say
+        exif[ExifTags.Base.XResolution] = 1e6  # too large for a JPEG header
         source = saved(smooth(), tmp_path / "in", "JPEG", exif=exif)
         assert opened(source).info["dpi"] == (1e6, 1e6)
         denoise_file(source, tmp_path / "out", identity)

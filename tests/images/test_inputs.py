@@ -11,7 +11,7 @@ from raydae.images.inputs import expand
 class TestExpand:
     @pytest.fixture(autouse=True)
     def shots(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A folder of files, most of them pictures by name; expand looks at names only."""
+        """Make a folder of empty files; `expand` looks at names only."""
         monkeypatch.chdir(tmp_path)
         for name in (
             *("shots/b.JPG", "shots/a.png", "shots/day 1/a.png", "shots/day 1/c.tiff"),

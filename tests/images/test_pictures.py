@@ -51,7 +51,7 @@ class TestReading:
         source = saved(picture("RGB"), tmp_path / "in.jpg", "JPEG", exif=exif)
         assert read_rgb(source).shape == (31, 17, 3)
 
-    def test_range_unknown(self, tmp_path: Path) -> None:
+    def test_float_mode_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(PictureError, match="mode F is not supported"):
             read_rgb(saved(Image.new("F", (4, 4)), tmp_path / "in", "TIFF"))
 

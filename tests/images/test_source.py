@@ -1,4 +1,4 @@
-"""A data source of the user's own serves a run as a folder of images does."""
+"""A run can use a data source of the user's own like a folder of images."""
 
 import json
 import subprocess
@@ -71,7 +71,7 @@ def test_some_images_may_be_left_to_their_hash(monkeypatch: pytest.MonkeyPatch) 
     assert keys(mixed, "train") == keys(alone, "train")
     assert set(keys(mixed, "val")) == {*keys(alone, "val"), "wave/900"}
     assert set(keys(mixed, "test")) == {*keys(alone, "test"), "wave/901"}
-    # One image more does not have to fill val, which has an image already.
+    # val has an image already, so this one goes where its hash says.
     monkeypatch.setattr(Waves, "images", lambda self: [*given, ("wave/0", None)])
     assert keys(find("Waves"), "train") == ["wave/0"]
 
@@ -196,12 +196,12 @@ def test_a_faulty_source_is_refused_in_one_line(fault: str, says: str) -> None:
         ("not_callable", {}, "is a int; name a class or a function"),
     ],
 )
-def test_what_is_no_source_is_refused(name: str, options: dict[str, Any], says: str) -> None:
+def test_other_objects_are_refused(name: str, options: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError, match=says):
         find(name, **options)
 
 
-def test_a_module_that_is_not_there() -> None:
+def test_a_missing_module_is_refused() -> None:
     with pytest.raises(UserError, match="cannot be imported: No module named 'missing_module'"):
         find_images(DataConfig(path="missing_module:Source"))
 

@@ -152,9 +152,7 @@ def test_a_uri_is_a_folder_too(tmp_path: Path, s3: Callable[[str], str]) -> None
     assert ": not a picture" in said
 
 
-def test_a_cluster_s_images_serve_where_none_are_named(
-    pictures: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_raydae_data_is_the_default(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAYDAE_DATA", pictures.as_uri())
     assert len(find_images(DataConfig(patch_size=16)).train) == 8
     name, images = evaluation_images(None, None)
@@ -167,7 +165,7 @@ def test_two_split_folders_of_three_are_no_split(tmp_path: Path) -> None:
         find(tmp_path)
 
 
-def test_a_uri_that_is_none() -> None:
+def test_an_unknown_scheme_is_refused() -> None:
     with pytest.raises(UserError, match="not a URI"):
         list_images("nonsense://bucket/folder")
 

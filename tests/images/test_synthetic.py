@@ -53,7 +53,7 @@ def test_version_enters_the_seed(images: Images, monkeypatch: pytest.MonkeyPatch
     assert not np.array_equal(synthetic.image("test", 0), images[0])
 
 
-def test_what_is_not_in_the_set_is_refused() -> None:
+def test_images_outside_the_set_are_refused() -> None:
     with pytest.raises(ValueError, match="train, val, test"):
         synthetic.image("trian", 0)
     for index in (-1, 20):
@@ -83,7 +83,7 @@ def test_ensure_draws_the_set_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("few")
-def test_ensure_mends_what_is_missing_or_cut_short(tmp_path: Path) -> None:
+def test_ensure_draws_missing_and_truncated_images(tmp_path: Path) -> None:
     synthetic.ensure(tmp_path / "set")
     deleted, cut, empty, whole = sorted((tmp_path / "set").rglob("*.png"))
     before = [path.read_bytes() for path in (deleted, cut, empty, whole)]
@@ -121,7 +121,7 @@ def test_two_calls_at_once_both_end_well(tmp_path: Path) -> None:
                 stored.load()
 
 
-def test_a_folder_that_cannot_be_is_an_oserror(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_raises_oserror(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match="file"):
         synthetic.ensure(tmp_path / "file" / "set")
