@@ -19,7 +19,9 @@ from raydae import load
 from raydae.app import cli, console
 from raydae.core.errors import UserError, first_line
 from raydae.core.storage import Folder, local_path
-from raydae.images.pictures import PictureError, denoise_file, expand, read_rgb
+from raydae.images.denoise_file import denoise_file
+from raydae.images.inputs import expand
+from raydae.images.pictures import PictureError, read_rgb
 from raydae.noise.levels import parse_level
 from raydae.training.run_names import find_model
 

@@ -29,7 +29,7 @@ from raydae.app import cli, console
 from raydae.core.errors import UserError
 from raydae.core.lock import lock
 from raydae.core.storage import Folder
-from raydae.images.image_sets import read_image, spread_over
+from raydae.images.image_sets import read_image, subsample
 from raydae.training.checkpoints import Checkpoints
 from raydae.training.config import check_workers, parse_workers
 from raydae.training.run_folder import Run, open_run
@@ -215,7 +215,7 @@ def test(run: Run, workers: "Workers", screen: Console) -> None:
     }
     tested = {line.image for line in scores}
     readable = tuple(file for file in run.sets.test if file.name in tested)
-    images = [read_image(file.uri) for file in spread_over(readable, SAMPLE_IMAGES)]
+    images = [read_image(file.uri) for file in subsample(readable, SAMPLE_IMAGES)]
     sigma = sigmas[len(sigmas) // 2]
     title = f"{run.folder.name}: {info.model.name} after epoch {info.epoch}, sigma {sigma:g}"
     samples = figures.panel(images, sigma, Denoiser(network), title)

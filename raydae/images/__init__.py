@@ -1,4 +1,17 @@
-"""Images: picture files, image sources and their splits, BSDS500, synthetic images.
+"""Images: picture files, the images of a run and their splits, BSDS500, the synthetic set.
 
-Imports `core` only, and neither torch nor Ray: the processes that cut patches start fast.
+- `pictures`: read image files of many formats and modes
+- `denoise_file`: denoise one into another file of the same mode, format and metadata
+- `inputs`: find the pictures that a user's files, folders and patterns name
+- `source`: the protocol of a data source of the user's own
+- `image_sets`: the record of an image, the sets of a run, `read_image`
+- `sources`: list, decode and split the images of a configuration
+- `bsds500`: the manifest of BSDS500, finding a copy, verifying it; `bsds500_download`: download it
+- `dead_leaves`: draw one dead leaves image; `synthetic`: the cached set of them
+
+This room imports `core` only, and neither torch nor Ray, so that the processes that cut patches
+start fast.
+
+To add a data source, write a class with the methods `images()` and `read(key)` in a module of your
+own and name it: ``--data MODULE:CLASS``. Nothing here needs to change; `source` has an example.
 """

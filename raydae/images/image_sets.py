@@ -1,4 +1,4 @@
-"""Images that have been decoded once: what each held, and what each is used for."""
+"""The images of a run: a record of each, their split into sets, and reading their pixels."""
 
 import dataclasses
 import hashlib
@@ -13,50 +13,54 @@ from numpy.typing import NDArray
 
 from raydae.core.storage import split_path
 from raydae.images.pictures import read_rgb
+from raydae.images.source import is_source_uri, read_source_image
 
 SPLITS = ("train", "val", "test")
-MAX_PIXELS = 2 * 10**8  # of one image; several small ones are decoded at a time
+MAX_PIXELS = 2 * 10**8
+"""The largest number of pixels of an image: several are decoded at a time."""
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image that has been decoded once: where it is, and what it held."""
+    """A record of an image that has been decoded once."""
 
     uri: str
+    """A local path, a URI, or the URI of a data source's image; `read_image` reads it."""
     name: str
     height: int
     width: int
     sha256: str
-    """Of the decoded RGB pixels and their shape, 128 bits: a PNG copy of a JPEG is known too."""
+    """Hash of the decoded pixels, see `pixel_hash`. A lossless copy in any format has the same."""
 
 
 @dataclass(frozen=True)
 class ImageSets:
-    """The images of a run by what they are for, and what had to be left out."""
+    """The images of a run, split into training, validation and test sets."""
 
     source: str
+    """Where the images come from, for messages."""
     train: tuple[ImageFile, ...]
     val: tuple[ImageFile, ...]
     test: tuple[ImageFile, ...]
     left_out: tuple[str, ...] = ()
-    """One line each on images that cannot be used."""
+    """One line for each image that is not used: its name and the reason."""
 
     def to_dict(self) -> dict[str, Any]:
-        """A nested dictionary of plain values that JSON can hold."""
+        """Return the sets as nested dictionaries that JSON can represent."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ImageSets":
-        """The sets of a dictionary as `to_dict` makes it."""
+        """Return the sets that `to_dict` made a dictionary of."""
         sets = {split: tuple(ImageFile(**file) for file in values[split]) for split in SPLITS}
         return cls(source=values["source"], left_out=tuple(values["left_out"]), **sets)
 
 
 def pixel_hash(image: NDArray[np.uint8]) -> str:
-    """SHA-256 of an image's shape and RGB pixels, the first 128 bits as hexadecimal digits.
+    """Return the first 128 bits of SHA-256 of an image's shape and RGB pixels, in hexadecimal.
 
     Args:
-        image: uint8 HxWx3.
+        image: uint8 H×W×3.
     """
     digest = hashlib.sha256(f"{image.shape[0]}x{image.shape[1]}:".encode())
     digest.update(np.ascontiguousarray(image).data)
@@ -64,11 +68,17 @@ def pixel_hash(image: NDArray[np.uint8]) -> str:
 
 
 def read_image(uri: str) -> NDArray[np.uint8]:
-    """The RGB pixels of an image at a local path or a URI, uint8 HxWx3.
+    """Read an image as RGB, uint8 H×W×3.
+
+    Args:
+        uri: A local path, a URI such as ``s3://bucket/a.png``, or the URI of a data source's image.
 
     Raises:
-        OSError: it cannot be read, or is not an image.
+        OSError: The image cannot be read, or the file is not an image.
+        UserError: A data source cannot be imported, or returns something else than RGB.
     """
+    if is_source_uri(uri):
+        return read_source_image(uri)
     if "://" not in uri:
         return read_rgb(Path(uri), MAX_PIXELS)
     folder, name = split_path(uri)
@@ -77,8 +87,8 @@ def read_image(uri: str) -> NDArray[np.uint8]:
     return read_rgb(file, MAX_PIXELS)
 
 
-def spread_over(images: tuple[ImageFile, ...], number: int) -> tuple[ImageFile, ...]:
-    """That many of the images, evenly spread over them; 0: all."""
+def subsample(images: tuple[ImageFile, ...], number: int) -> tuple[ImageFile, ...]:
+    """Return `number` evenly spaced images. Return all if it is 0 or exceeds their count."""
     if number == 0 or number >= len(images):
         return images
     return tuple(images[i * len(images) // number] for i in range(number))

@@ -1,6 +1,7 @@
-"""Where images come from, and which of them train, choose and test.
+"""Find the images of a run and split them into training, validation and test sets.
 
-BSDS500 by either of its two protocols, any folder or URI of images, or the embedded synthetic set.
+Images come from BSDS500 with either of its protocols, from a folder or URI, from a data source of
+the user's own, or from the synthetic set.
 """
 
 import hashlib
@@ -8,15 +9,21 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from raydae.core.errors import UserError, first_line
 from raydae.core.storage import Folder
 from raydae.images import bsds500, synthetic
-from raydae.images.config import DataConfig, Protocol
+from raydae.images.bsds500_download import DownloadError, download
+from raydae.images.config import DataConfig, Protocol, is_source
 from raydae.images.image_sets import SPLITS, ImageFile, ImageSets, pixel_hash, read_image
 from raydae.images.pictures import suffixes
+from raydae.images.source import list_source
 
 SYNTHETIC = "the embedded synthetic set (dead leaves)"
+
+Listing = list[tuple[str, str]]
+"""(URI, name) of images, not decoded yet. Names are relative to the folder or source."""
 
 
 def find_images(
@@ -24,32 +31,35 @@ def find_images(
     synthetic_fallback: Callable[[str], Path] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ImageSets:
-    """Finds the images of a configuration, decodes each once, and splits them.
+    """Find the images of a configuration, decode each once, and split them.
+
+    Images that cannot be decoded are left out. So are training images that are too small, if the
+    configuration says so, and training images with the same pixels as a validation or test image.
 
     Args:
-        config: what is asked for.
-        synthetic_fallback: called with the reason where no data was asked for and BSDS500 cannot be
-            had; returns the folder of the embedded set. None: that is an error.
-        progress: called with (images checked, images in all).
+        config: The images to use.
+        synthetic_fallback: Called with the reason if the configuration names no images and BSDS500
+            cannot be downloaded. Returns the folder of the synthetic set. None: raise an error.
+        progress: Called with (images decoded, images to decode).
 
     Raises:
-        UserError: no such folder, nothing in it, or images too small for a patch.
+        UserError: The images cannot be listed, a set is empty, or training images are smaller than
+            a patch.
     """
-    source, names = _listing(config, synthetic_fallback)
-    split_of = {uri: split for split in SPLITS for uri, _ in names[split]}
-    wanted = [(uri, name) for split in SPLITS for uri, name in names[split]]
-    files, left_out = scan(wanted, progress)
+    source, listings = _list_splits(config, synthetic_fallback)
+    split_of = {uri: split for split in SPLITS for uri, _ in listings[split]}
+    files, left_out = scan([image for split in SPLITS for image in listings[split]], progress)
     sets = {split: [file for file in files if split_of[file.uri] == split] for split in SPLITS}
-    sets["train"], too_small = _large_enough(sets["train"], config)
-    sets["train"], repeated = _not_judged_by(sets)
-    for split, missing in (("train", "train on"), ("val", "choose by"), ("test", "test with")):
+    sets["train"], too_small = _exclude_small(sets["train"], config)
+    sets["train"], duplicates = _exclude_duplicates(sets)
+    for split, use in (("train", "training"), ("val", "validation"), ("test", "testing")):
         if not sets[split]:
-            said = [*repeated, *too_small, *left_out] if split == "train" else left_out
-            reason = f"; {said[0]}" if said else ""
-            raise UserError(f"{source} has no usable image to {missing}{reason}")
+            reasons = [*duplicates, *too_small, *left_out] if split == "train" else left_out
+            reason = f"; {reasons[0]}" if reasons else ""
+            raise UserError(f"{source} has no usable image for {use}{reason}")
     return ImageSets(
         source=source,
-        left_out=(*left_out, *too_small, *repeated),
+        left_out=(*left_out, *too_small, *duplicates),
         **{split: tuple(sets[split]) for split in SPLITS},
     )
 
@@ -57,10 +67,18 @@ def find_images(
 def scan(
     images: Sequence[tuple[str, str]], progress: Callable[[int, int], None] | None = None
 ) -> tuple[list[ImageFile], list[str]]:
-    """Decodes each of (uri, name) once; the readable ones, and a line on each that is not."""
+    """Decode each image once.
+
+    Args:
+        images: (URI, name) of each.
+        progress: Called with (images decoded, images to decode).
+
+    Returns:
+        The images that can be decoded, in the order given, and one line for each of the others.
+    """
     files: list[ImageFile] = []
     unreadable: list[str] = []
-    with ThreadPoolExecutor() as pool:  # decoding and hashing let go of the interpreter's lock
+    with ThreadPoolExecutor() as pool:  # decoding and hashing release the GIL
         for done, result in enumerate(pool.map(_inspect, images), start=1):
             if isinstance(result, ImageFile):
                 files.append(result)
@@ -71,11 +89,11 @@ def scan(
     return files, unreadable
 
 
-def list_images(path: str) -> list[tuple[str, str]]:
-    """(uri, name relative to the folder) of every image in a folder or URI and its sub-folders.
+def list_images(path: str) -> Listing:
+    """Return (URI, name) of every image in a folder or URI and its sub-folders.
 
     Raises:
-        UserError: no such folder, or no image in it.
+        UserError: There is no such folder, or it has no images.
     """
     folder = Folder.of(path)
     try:
@@ -95,43 +113,62 @@ def list_images(path: str) -> list[tuple[str, str]]:
 
 
 def evaluation_images(
-    path: str | None, protocol: Protocol | None, trained_by: Protocol = "bsds500"
-) -> tuple[str, list[tuple[str, str]]]:
-    """What to evaluate on: a name for it, and (uri, name) of each image.
+    path: str | None,
+    protocol: Protocol | None,
+    trained_by: Protocol = "bsds500",
+    options: Mapping[str, Any] | None = None,
+) -> tuple[str, Listing]:
+    """Return the name of a test set, and (URI, name) of its images.
 
     Args:
-        path: folder or URI of images, all of which are meant, or of BSDS500; none: BSDS500.
-        protocol: whose test images of BSDS500 are meant; none: those of the next.
-        trained_by: the protocol that the model was trained by.
+        path: BSDS500, or a folder or URI of images; all of these are used. Or the import path of a
+            data source; its test images are used, or all if it does not split them. None: BSDS500.
+        protocol: The protocol that defines the test images of BSDS500. None: `trained_by`.
+        trained_by: The protocol that the model was trained by.
+        options: The options of a data source.
 
     Raises:
-        UserError: no such folder, no image in it, or a protocol for images that are not BSDS500.
+        UserError: There is no such folder, it has no images, or a protocol is given for images
+            that are not BSDS500.
     """
-    path = path or _named_uri()
-    try:
-        root = _find_bsds500(path)
-    except bsds500.DownloadError as error:
-        raise UserError(str(error)) from None
-    if root is None:
-        assert path is not None
-        if protocol is not None:
-            raise UserError(f"--protocol {protocol} needs BSDS500, and {path} is not")
+    path = path or _cluster_uri()
+    root = None
+    if path is None or not is_source(path):
+        try:
+            root = _find_bsds500(path)
+        except DownloadError as error:
+            raise UserError(str(error)) from None
+    if root is not None:
+        protocol = protocol or trained_by
+        name = "CBSD68" if protocol == "cbsd68" else "BSDS500 test"
+        return name, bsds500_splits(root, protocol)["test"]
+    assert path is not None
+    if protocol is not None:
+        raise UserError(f"--protocol {protocol} needs BSDS500, and {path} is not")
+    if not is_source(path):
         return Folder.of(path).name, list_images(path)
-    protocol = protocol or trained_by
-    name = "CBSD68" if protocol == "cbsd68" else "BSDS500 test"
-    return name, bsds500_splits(root, protocol)["test"]
+    images = list_source(path, options or {})
+    is_split = any(split is not None for _, _, split in images)
+    return path, [(uri, key) for uri, key, split in images if split == "test" or not is_split]
 
 
-def cbsd68(root: Folder) -> list[tuple[str, str]]:
-    """(uri, name) of the literature's 68 test images; the folder holds train, val and test."""
+def cbsd68(root: Folder) -> Listing:
+    """Return (URI, name) of the 68 test images of the literature.
+
+    Args:
+        root: The folder of BSDS500 that holds train, val and test.
+    """
     return [(uri, name) for uri, name in _bsds500(root)["val"] if Path(name).stem in bsds500.CBSD68]
 
 
-def bsds500_splits(root: Folder, protocol: Protocol) -> dict[str, list[tuple[str, str]]]:
-    """(uri, name) of BSDS500's images by what a protocol uses them for.
+def bsds500_splits(root: Folder, protocol: Protocol) -> dict[str, Listing]:
+    """Return (URI, name) of the images of BSDS500, split by a protocol.
 
-    `bsds500`: the data set's own splits. `cbsd68`, the literature's: train on train and test (the
-    400 images every paper uses), choose on the 32 of val outside CBSD68, test on CBSD68.
+    Args:
+        root: The folder of BSDS500 that holds train, val and test.
+        protocol: `bsds500` uses the splits of the data set. `cbsd68` is the literature's: train on
+            train and test (400 images), validate on the 32 images of val that are not in CBSD68,
+            and test on CBSD68.
     """
     own = _bsds500(root)
     if protocol == "bsds500":
@@ -144,17 +181,28 @@ def bsds500_splits(root: Folder, protocol: Protocol) -> dict[str, list[tuple[str
     }
 
 
-def _listing(
+def synthetic_set(progress: Callable[[int, int], None] | None = None) -> Path:
+    """Return the folder of the synthetic set, in the user's cache. Draw it if necessary.
+
+    Args:
+        progress: Called with (images drawn, images to draw).
+    """
+    return synthetic.ensure(bsds500.cache_folder() / synthetic.NAME, progress)
+
+
+def _list_splits(
     config: DataConfig, synthetic_fallback: Callable[[str], Path] | None
-) -> tuple[str, dict[str, list[tuple[str, str]]]]:
-    """What the images are, and (uri, name) of each by split."""
-    path = config.path or _named_uri()
-    try:
-        root = _find_bsds500(path)
-    except bsds500.DownloadError as error:
-        if synthetic_fallback is None or config.protocol != "bsds500":
-            raise UserError(str(error)) from None
-        return SYNTHETIC, _by_folder(list_images(str(synthetic_fallback(str(error)))))
+) -> tuple[str, dict[str, Listing]]:
+    """Return a name for the images of a configuration, and the images of each split."""
+    path = config.path or _cluster_uri()
+    root = None
+    if path is None or not is_source(path):
+        try:
+            root = _find_bsds500(path)
+        except DownloadError as error:
+            if synthetic_fallback is None or config.protocol != "bsds500":
+                raise UserError(str(error)) from None
+            return SYNTHETIC, _by_folder(list_images(str(synthetic_fallback(str(error)))))
     if root is not None:
         return f"BSDS500, protocol {config.protocol}", bsds500_splits(root, config.protocol)
     assert path is not None
@@ -163,6 +211,8 @@ def _listing(
             f"--protocol {config.protocol} needs BSDS500, and {path} is not; "
             "leave --protocol out, or give the path to BSDS500"
         )
+    if is_source(path):
+        return path, _by_source(list_source(path, config.options))
     images = list_images(path)
     folders = {name.split("/")[0] for _, name in images if "/" in name}
     present = [split for split in SPLITS if split in folders]
@@ -177,24 +227,28 @@ def _listing(
     return path, _by_hash(images)
 
 
-def _named_uri() -> str | None:
-    """The URI of images that a cluster sets for all its jobs; a local path is BSDS500's."""
+def _cluster_uri() -> str | None:
+    """Return the URI in RAYDAE_DATA, which a cluster sets for its jobs.
+
+    A local path in RAYDAE_DATA is not returned: it is a place to look for BSDS500.
+    """
     named = os.environ.get("RAYDAE_DATA", "")
     return named if "://" in named else None
 
 
 def _find_bsds500(path: str | None) -> Folder | None:
-    """The folder of BSDS500's splits: found where no path is given, else if the path is BSDS500."""
+    """Return the folder of BSDS500's splits at a path. None: find it, or download it."""
     if path is None:
-        return bsds500.locate() or Folder.of(bsds500.download())
+        return bsds500.locate() or Folder.of(download())
     return bsds500.find(Folder.of(path))
 
 
-def _bsds500(root: Folder) -> dict[str, list[tuple[str, str]]]:
+def _bsds500(root: Folder) -> dict[str, Listing]:
     return _by_folder([(root.path_of(name), name) for name in bsds500.manifest()])
 
 
-def _by_folder(images: Iterable[tuple[str, str]]) -> dict[str, list[tuple[str, str]]]:
+def _by_folder(images: Iterable[tuple[str, str]]) -> dict[str, Listing]:
+    """Split images by their first folder: train, val or test."""
     images = list(images)
     return {
         split: [(uri, name) for uri, name in images if name.split("/")[0] == split]
@@ -202,24 +256,37 @@ def _by_folder(images: Iterable[tuple[str, str]]) -> dict[str, list[tuple[str, s
     }
 
 
-def _by_hash(images: list[tuple[str, str]]) -> dict[str, list[tuple[str, str]]]:
-    """About 80 % train, 10 % val, 10 % test by the names alone: adding images moves no other.
+def _by_source(images: Sequence[tuple[str, str, str | None]]) -> dict[str, Listing]:
+    """Split (URI, key, split) by the split, or by the hash of the key where it is None."""
+    unsplit = [(uri, key) for uri, key, split in images if split is None]
+    parts = _by_hash(unsplit, min_images=1 if len(unsplit) == len(images) else 0)
+    return {
+        split: parts[split] + [(uri, key) for uri, key, given in images if given == split]
+        for split in SPLITS
+    }
 
-    Only a set so small that val or test would be empty gives them the first in order of hash.
+
+def _by_hash(images: Listing, min_images: int = 1) -> dict[str, Listing]:
+    """Split images into about 80 % train, 10 % val and 10 % test by the hashes of their names.
+
+    The split of an image does not change when others are added. An exception is a set so small
+    that val or test would have fewer than `min_images`: they get the first in order of hash.
     """
     ranked = sorted((_fraction(name), uri, name) for uri, name in images)
     below = [sum(fraction < bound for fraction, _, _ in ranked) for bound in (0.1, 0.2)]
-    val = max(below[0], 1)
-    test = max(below[1], val + 1)
+    val = max(below[0], min_images)
+    test = max(below[1], val + min_images)
     parts = {"val": ranked[:val], "test": ranked[val:test], "train": ranked[test:]}
     return {split: sorted((uri, name) for _, uri, name in part) for split, part in parts.items()}
 
 
 def _fraction(name: str) -> float:
+    """Return the hash of a name as a number in [0, 1)."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") / 2**32
 
 
 def _inspect(image: tuple[str, str]) -> ImageFile | str:
+    """Decode an image; return its record, or the reason in one line if it cannot be read."""
     uri, name = image
     try:
         pixels = read_image(uri)
@@ -228,8 +295,12 @@ def _inspect(image: tuple[str, str]) -> ImageFile | str:
     return ImageFile(uri, name, pixels.shape[0], pixels.shape[1], pixel_hash(pixels))
 
 
-def _large_enough(files: list[ImageFile], config: DataConfig) -> tuple[list[ImageFile], list[str]]:
-    """The training images a patch fits into, and a line on each of the others."""
+def _exclude_small(files: list[ImageFile], config: DataConfig) -> tuple[list[ImageFile], list[str]]:
+    """Return the training images that are at least as large as a patch, and a line on each other.
+
+    Raises:
+        UserError: There are smaller ones, and the configuration says that this is an error.
+    """
     size = config.patch_size
     small = [file for file in files if min(file.height, file.width) < size]
     if small and config.small_images == "error":
@@ -243,16 +314,13 @@ def _large_enough(files: list[ImageFile], config: DataConfig) -> tuple[list[Imag
     ]
 
 
-def _not_judged_by(sets: Mapping[str, list[ImageFile]]) -> tuple[list[ImageFile], list[str]]:
-    """The training images that neither choose nor test, and a line on each of the others."""
-    judges = {file.sha256: file.name for split in ("val", "test") for file in sets[split]}
-    return [file for file in sets["train"] if file.sha256 not in judges], [
-        f"{file.name}: the same pixels as {judges[file.sha256]}, which chooses or tests"
+def _exclude_duplicates(
+    sets: Mapping[str, list[ImageFile]],
+) -> tuple[list[ImageFile], list[str]]:
+    """Return the training images that are not also in val or test, and a line on each other."""
+    others = {file.sha256: file.name for split in ("val", "test") for file in sets[split]}
+    return [file for file in sets["train"] if file.sha256 not in others], [
+        f"{file.name}: not used for training, same pixels as {others[file.sha256]} in val or test"
         for file in sets["train"]
-        if file.sha256 in judges
+        if file.sha256 in others
     ]
-
-
-def synthetic_set(progress: Callable[[int, int], None] | None = None) -> Path:
-    """The folder of the embedded synthetic set; drawn once and kept in the user's cache."""
-    return synthetic.ensure(bsds500.cache_folder() / synthetic.NAME, progress)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from raydae.core.errors import UserError
 from raydae.core.storage import Folder
-from raydae.images.image_sets import ImageFile, ImageSets, spread_over
+from raydae.images.image_sets import ImageFile, ImageSets, subsample
 from raydae.models.inference import Denoiser
 from raydae.models.model_file import load_model
 from raydae.models.networks import build
@@ -227,7 +227,7 @@ class TrainingLoop:
 
         return validate(
             Denoiser(self.learner.ema_model, self.context.device, self.learner.precision),
-            spread_over(self.sets.val, self.config.validation.images),
+            subsample(self.sets.val, self.config.validation.images),
             self.config.evaluation_sigmas,
             self.config.validation.metrics,
             self.context,

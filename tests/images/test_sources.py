@@ -1,3 +1,5 @@
+"""Images of folders, URIs and BSDS500 are found, decoded once and split."""
+
 import os
 import shutil
 from collections.abc import Callable
@@ -10,8 +12,10 @@ from PIL import Image
 from raydae.core.errors import UserError
 from raydae.core.storage import Folder
 from raydae.images import bsds500 as data
+from raydae.images import sources
+from raydae.images.bsds500_download import DownloadError
 from raydae.images.config import DataConfig
-from raydae.images.image_sets import ImageSets, pixel_hash, read_image, spread_over
+from raydae.images.image_sets import ImageSets, pixel_hash, read_image, subsample
 from raydae.images.sources import evaluation_images, find_images, list_images, scan
 from tests.conftest import draw, draw_folder
 
@@ -53,7 +57,7 @@ def test_a_plain_folder_is_split_by_names_and_adding_images_moves_none(tmp_path:
 def test_three_images_are_enough_and_two_are_not(tmp_path: Path) -> None:
     for i in range(2):
         Image.fromarray(draw(i, 16, 16)).save(tmp_path / f"{i}.png")
-    with pytest.raises(UserError, match="no usable image to train on"):
+    with pytest.raises(UserError, match="no usable image for training"):
         find(tmp_path)
     Image.fromarray(draw(2, 16, 16)).save(tmp_path / "2.png")
     sets = find(tmp_path)
@@ -74,15 +78,15 @@ def test_bad_files_are_left_out_and_named(tmp_path: Path) -> None:
     assert "text.jpg" in sets.left_out[1]
 
 
-def test_what_judges_is_not_trained_on(tmp_path: Path) -> None:
+def test_copies_of_validation_and_test_images_are_not_trained_on(tmp_path: Path) -> None:
     draw_folder(tmp_path)
-    for copy, judge in (("a.png", "val/000.png"), ("b.bmp", "test/001.png")):
-        Image.open(tmp_path / judge).save(tmp_path / "train" / copy)
+    for copy, original in (("a.png", "val/000.png"), ("b.bmp", "test/001.png")):
+        Image.open(tmp_path / original).save(tmp_path / "train" / copy)
     sets = find(tmp_path)
     assert {file.name for file in sets.train} == {f"train/{i:03}.png" for i in range(2, 10)}
     assert sets.left_out == (
-        "train/a.png: the same pixels as val/000.png, which chooses or tests",
-        "train/b.bmp: the same pixels as test/001.png, which chooses or tests",
+        "train/a.png: not used for training, same pixels as val/000.png in val or test",
+        "train/b.bmp: not used for training, same pixels as test/001.png in val or test",
     )
 
 
@@ -148,9 +152,7 @@ def test_a_uri_is_a_folder_too(tmp_path: Path, s3: Callable[[str], str]) -> None
     assert ": not a picture" in said
 
 
-def test_a_cluster_s_images_serve_where_none_are_named(
-    pictures: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_raydae_data_is_the_default(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAYDAE_DATA", pictures.as_uri())
     assert len(find_images(DataConfig(patch_size=16)).train) == 8
     name, images = evaluation_images(None, None)
@@ -163,7 +165,7 @@ def test_two_split_folders_of_three_are_no_split(tmp_path: Path) -> None:
         find(tmp_path)
 
 
-def test_a_uri_that_is_none() -> None:
+def test_an_unknown_scheme_is_refused() -> None:
     with pytest.raises(UserError, match="not a URI"):
         list_images("nonsense://bucket/folder")
 
@@ -178,20 +180,20 @@ def test_the_same_pixels_have_the_same_hash_in_any_format(tmp_path: Path) -> Non
     assert pixel_hash(flat) != pixel_hash(flat.reshape(9, 4, 3))
 
 
-def test_spreading_over_images(pictures: Path) -> None:
+def test_subsample_is_evenly_spaced(pictures: Path) -> None:
     train = find(pictures).train
-    assert spread_over(train, 0) == spread_over(train, 8) == spread_over(train, 99) == train
-    assert spread_over(train, 4) == train[::2]
+    assert subsample(train, 0) == subsample(train, 8) == subsample(train, 99) == train
+    assert subsample(train, 4) == train[::2]
 
 
 def test_no_data_and_no_download_means_the_synthetic_set(
     pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse() -> Path:
-        raise data.DownloadError("no network")
+        raise DownloadError("no network")
 
     monkeypatch.setattr(data, "locate", lambda: None)
-    monkeypatch.setattr(data, "download", refuse)
+    monkeypatch.setattr(sources, "download", refuse)
     reasons = []
 
     def fallback(reason: str) -> Path:
