@@ -170,7 +170,7 @@ def train(run: Run, workers: "Workers", launch: Launch, screen: Console) -> Outc
     from raydae.distributed import trainer
 
     if run.progress.step:
-        screen.print(f"goes on after step {run.progress.step} of {run.schedule.steps}")
+        screen.print(f"resumes after step {run.progress.step} of {run.schedule.steps}")
     deadline = math.inf if launch.max_minutes is None else STARTED + 60 * launch.max_minutes
     # What the test needs is imported while the workers train.
     preloading = threading.Thread(target=preload)
@@ -205,10 +205,10 @@ def train(run: Run, workers: "Workers", launch: Launch, screen: Console) -> Outc
 def report(outcome: Outcome, command: str, screen: Console) -> int:
     """Print why a run has not finished, and the command that continues it; return the exit code."""
     if outcome.status == "stopped":
-        screen.print(f"{outcome.message or 'stopped'}; to go on: {command}", soft_wrap=True)
+        screen.print(f"{outcome.message or 'stopped'}; to resume: {command}", soft_wrap=True)
         return 0 if outcome.message else INTERRUPTED
     print_error("; ".join(filter(None, [outcome.message, outcome.advice])))
     if outcome.status == "diverged":
         return DIVERGED
-    screen.print(f"to go on: {command}", soft_wrap=True)
+    screen.print(f"to resume: {command}", soft_wrap=True)
     return BAD_INPUT

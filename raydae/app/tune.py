@@ -88,7 +88,7 @@ def main(argv: Sequence[str]) -> int:
             return search(folder, config, launch, screen)
         except KeyboardInterrupt:
             command = command_to_continue("tune", argv, name)
-            screen.print(f"stopped; to go on: {command}", soft_wrap=True)
+            screen.print(f"stopped; to resume: {command}", soft_wrap=True)
             return INTERRUPTED
 
 
@@ -136,7 +136,7 @@ def search(folder: Folder, config: Config, launch: Launch, screen: Console) -> i
     found = Search(folder, config, sets, settings, samples, workers, restart=run.sets is None)
     over = sum(trial.over for trial in found.trials)
     if found.trials:
-        screen.print(f"goes on: {over} of {samples} trials are over and kept")
+        screen.print(f"resumes: {over} of {samples} trials are over and kept")
     try:
         if over < max(samples, len(found.trials)):
             run_trials(found, run, sets, settings, launch, screen)
