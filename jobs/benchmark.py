@@ -1,79 +1,11 @@
-"""Measure where the time goes, beside what one would use instead of raydae.
+"""Measure raydae's speed, and that of its alternatives.
 
     python jobs/benchmark.py all --out benchmark.json
 
-Parts: train (patches a second), feed (samples), startup (seconds around the steps), scaling
-(workers), denoise (megapixels a second). All sides compute on the same device, the CPU or one GPU;
-scaling is measured on the CPU only. About a quarter of an hour on two cores or one GPU.
+The same as `raydae benchmark`, from a checkout: `raydae/app/benchmark.py` does the work.
 """
 
-import json
-import tempfile
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
-
-import tyro
-
-from raydae.app import cli, console
-
-PARTS = ("train", "feed", "startup", "scaling", "denoise")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Arguments:
-    """What to measure."""
-
-    what: tyro.conf.Positional[Literal["all", "train", "feed", "startup", "scaling", "denoise"]] = (
-        "all"
-    )
-    """The part."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """What all sides compute on; auto: a GPU if there is one."""
-    quick: bool = False
-    """One round of 3 s instead of two of 6 s."""
-    out: str | None = None
-    """File or URI for the results, .json."""
-
-
-def main() -> int:
-    """Runs the job; returns its exit code."""
-    args = cli.parse(Arguments, __doc__ or "")
-    out = None if args.out is None else cli.output_file(args.out, ".json")
-    screen = console.make_console()
-
-    from raydae.benchmark import harness, runner
-
-    device = runner.choose_device(args.device)
-    facts = {"machine": harness.machine(), "device": device, "quick": args.quick}
-
-    def keep() -> None:
-        """Writes what is there already: a part takes minutes, and a later one may fail."""
-        if out is not None:
-            found = {"ratios": bench.report.ratios, "rows": bench.report.rows}
-            out.write(json.dumps({**facts, **found}, indent=1))
-
-    with tempfile.TemporaryDirectory() as folder:
-        bench = harness.Bench(
-            Path(folder),
-            lambda line: screen.print(line, style="dim"),
-            device,
-            runner.QUICK_SECONDS if args.quick else runner.SECONDS,
-            runner.QUICK_ROUNDS if args.quick else runner.ROUNDS,
-            keep,
-        )
-        for part in PARTS if args.what == "all" else [args.what]:
-            if part == "scaling" and device == "cuda":
-                screen.print("scaling is left out: on cuda it needs several GPUs; use --device cpu")
-                continue
-            getattr(bench, part)()
-            keep()
-    report = bench.report
-    screen.print(console.benchmark_table(report.rows))
-    for name, ratio in report.ratios.items():
-        screen.print(f"{name:<32} {ratio:.3f}")
-    return 1 if bench.failed else 0
-
+from raydae.app.main import run
 
 if __name__ == "__main__":
-    cli.main(main)
+    run("benchmark")

@@ -54,8 +54,15 @@ def config_class(config: Config) -> type[Any]:
 
 
 def _like(cls: type[Any], kinds: dict[str, type[Any]]) -> type[Any]:
-    """Return a dataclass like `cls` with fields of other types, each a dataclass with defaults."""
-    body: dict[str, Any] = {"__doc__": cls.__doc__, "__annotations__": dict(kinds)}
+    """Return a dataclass like `cls` with fields of other types, each a dataclass with defaults.
+
+    It checks no values: `Config.from_dict` checks what it is given in the end.
+    """
+    body: dict[str, Any] = {
+        "__doc__": cls.__doc__,
+        "__annotations__": dict(kinds),
+        "__post_init__": lambda self: None,
+    }
     body |= {name: dataclasses.field(default_factory=kind) for name, kind in kinds.items()}
     made: type[Any] = dataclass(frozen=True, kw_only=True)(type(cls.__name__, (cls,), body))
     return made

@@ -1,7 +1,7 @@
 """What the parts of the benchmark share: drawn images, one configuration, and the runs themselves.
 
-Each run is a process of its own, started as a user starts it: raydae's is the job jobs/train.py,
-those beside it are raydae/benchmark/baselines.py.
+Each run is a process of its own, started as a user starts it: raydae's is the command
+`raydae train`, those beside it are raydae/benchmark/baselines.py.
 """
 
 import itertools
@@ -30,7 +30,7 @@ SECONDS, ROUNDS = 6.0, 2  # of steady state for one measurement, and how often i
 QUICK_SECONDS, QUICK_ROUNDS = 3.0, 1
 IMAGES = 16  # to train on
 STOPPED = 130  # the exit code of a job that was asked to stop
-TRAIN = Path(__file__).parents[2] / "jobs" / "train.py"
+TRAIN = [sys.executable, "-m", "raydae", "train"]
 
 
 def choose_device(asked: Literal["auto", "cpu", "cuda"]) -> Device:
@@ -148,7 +148,7 @@ class Runner:
     def job(
         self, config: Config, *words: object, epochs: int | None = None
     ) -> tuple[list[dict[str, Any]], tuple[float, float]]:
-        """Runs jobs/train.py; its history, and when it began and ended.
+        """Runs `raydae train`; its history, and when it began and ended.
 
         Args:
             config: what to train.
@@ -157,7 +157,7 @@ class Runner:
         """
         name = f"run{next(self._numbers)}"
         history = self.folder / "runs" / name / "history.jsonl"
-        command = [sys.executable, TRAIN, "--config", self._write(config), "--name", name]
+        command: list[object] = [*TRAIN, "--config", self._write(config), "--name", name]
         command += ["--storage", self.folder / "runs"]
         command += ["--use-gpu", "yes" if self.device == "cuda" else "no", *words]
 

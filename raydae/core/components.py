@@ -73,7 +73,7 @@ class Table:
 
         Args:
             name: the component's name or import path.
-            options: some or all of its options, as a mapping or a dataclass.
+            options: some or all of its options.
             prefix: dotted name of the options, such as `model.options`.
 
         Raises:
@@ -81,15 +81,14 @@ class Table:
         """
         cls = self.options_class(name)
         hints = get_type_hints(cls)
-        given: Any = options
-        if dataclasses.is_dataclass(given):  # as a command line has them
-            given = {one.name: getattr(given, one.name) for one in dataclasses.fields(given)}
-        for key in given:
+        for key in options:
             if key not in hints:
                 if not hints:
                     raise UserError(f"there is no setting '{prefix}.{key}': {name} has no options")
                 raise unknown_setting(f"{prefix}.{key}", [f"{prefix}.{known}" for known in hints])
-        values = {key: coerce(f"{prefix}.{key}", hints[key], value) for key, value in given.items()}
+        values = {
+            key: coerce(f"{prefix}.{key}", hints[key], value) for key, value in options.items()
+        }
         return dataclasses.asdict(cls(**values))
 
     def load(self, name: str) -> Any:

@@ -1,6 +1,5 @@
 """The settings of the images."""
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,7 @@ class DataConfig:
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of a data source MODULE:NAME."""
     protocol: Protocol = "bsds500"
-    """Split of BSDS500, its own or CBSD68's."""
+    """Split of BSDS500."""
     patch_size: int = 64
     """Height and width of a patch, pixels."""
     patches_per_image: int = 16
@@ -45,7 +44,7 @@ class DataConfig:
         if self.path is not None and is_source(self.path):
             options = SOURCES.check(self.path, self.options, "data.options")
             object.__setattr__(self, "options", options)
-        elif self.options and not dataclasses.is_dataclass(self.options):
+        elif self.options:
             raise UserError(
                 "data.options are those of a data source of your own; give --data MODULE:NAME, or "
                 "leave them out"

@@ -57,7 +57,7 @@ class OptimConfig:
     clip: float | None = None
     """Largest norm of the gradient; none: no limit."""
     ema: float = 0.0
-    """Decay of the averaged weights, which are kept; 0: off."""
+    """Decay of the averaged weights it keeps; 0: off."""
     batch_size: int = 32
     """Patches in a step, over all workers."""
     micro_batch: int = 4
@@ -123,7 +123,7 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     init: str | None = None
-    """Model file or URI to start from; none: random weights."""
+    """Model file to start from; none: random weights."""
     seed: int = 0
     """Seed of the weights, the patches and the noise."""
     precision: Precision = "auto"

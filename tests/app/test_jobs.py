@@ -193,7 +193,7 @@ def test_a_killed_driver_and_the_same_command_again(
     assert not (runs / "killed" / "results.json").exists()
 
     output = finish(job("train", *arguments))
-    assert "goes on after step" in output
+    assert "resumes after step" in output
     assert_same_run(runs / "killed", one_worker)
 
 
@@ -218,9 +218,9 @@ def test_ctrl_c_leaves_a_checkpoint_and_the_command_that_goes_on(
     wait_for(in_mid_epoch(runs / "stopped"), "a checkpoint")
     process.send_signal(signal.SIGINT)
     output = finish(process, 130)
-    assert "stopped; to go on: python" in output
-    (line,) = [line for line in output.splitlines() if "to go on:" in line]
-    command = shlex.split(line.rpartition("to go on: python ")[2])
+    assert "stopped; to resume: python" in output
+    (line,) = [line for line in output.splitlines() if "to resume:" in line]
+    command = shlex.split(line.rpartition("to resume: python ")[2])
     finish(subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True))
     assert_same_run(runs / "stopped", one_worker)
 
@@ -229,8 +229,8 @@ def test_a_time_limit_leaves_a_checkpoint_and_the_command_that_goes_on(
     one_worker: Path, runs: Path, photographs: Path
 ) -> None:
     output = train(runs, photographs, "limited", "--num-workers", "1", "--max-minutes", "0.01")
-    (line,) = [line for line in output.splitlines() if "to go on:" in line]
-    assert line.startswith("stopped after 0.01 minutes; to go on: python ")
+    (line,) = [line for line in output.splitlines() if "to resume:" in line]
+    assert line.startswith("stopped after 0.01 minutes; to resume: python ")
     assert "--max-minutes 0.01" in line
     assert "--name limited" in line
     (checkpoint, *_) = sorted((runs / "limited" / "checkpoints").iterdir(), reverse=True)
@@ -238,7 +238,7 @@ def test_a_time_limit_leaves_a_checkpoint_and_the_command_that_goes_on(
     assert not (runs / "limited" / "results.json").exists()
 
     output = train(runs, photographs, "limited", "--num-workers", "1", "--max-minutes", "60")
-    assert "goes on after step" in output
+    assert "resumes after step" in output
     assert_same_run(runs / "limited", one_worker)
 
 

@@ -100,10 +100,10 @@ def test_a_run_in_s3_whose_controller_was_killed_and_its_notes_torn(
     for controller in processes_of(process.pid, "TrainController"):
         controller.kill()
     output = finish(process, 2)
-    assert "to go on: python" in output
+    assert "to resume: python" in output
     for name in ("checkpoint_manager_snapshot.json", ".validate_storage_marker"):
         (folder / ".ray").write(name, b'{"half": [')
-    assert "goes on after step" in finish(job("train", *words))
+    assert "resumes after step" in finish(job("train", *words))
     for name in ("last.safetensors", "model.safetensors"):
         ours, theirs = unpack(folder.read(name)), unpack((undisturbed / name).read_bytes())
         assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
@@ -140,7 +140,7 @@ def test_a_full_disk_that_is_freed(undisturbed: Path, tmp_path: Path, photograph
         assert "make room" in output
         assert checkpoints(disk / "run"), "one is left"
         (disk / "filler").unlink()
-        assert "goes on after step" in finish(job("train", *words))
+        assert "resumes after step" in finish(job("train", *words))
         assert_same_run(disk / "run", undisturbed)
     finally:
         subprocess.run(["umount", disk], check=True)
@@ -225,7 +225,7 @@ def test_the_head_lost_and_the_same_command_on_another_cluster(
     assert process.returncode not in (0, None)
     with cluster_of_nodes() as cluster:
         cluster.add_node(num_cpus=2)
-        assert "goes on after step" in finish(job("train", *words, RAY_ADDRESS=cluster.address))
+        assert "resumes after step" in finish(job("train", *words, RAY_ADDRESS=cluster.address))
     assert_same_run(tmp_path / "run", undisturbed)
 
 

@@ -173,10 +173,10 @@ def test_a_stopped_job_leaves_a_checkpoint_and_no_worker_and_goes_on(
     assert service.ask("/api/jobs/first")["status"] == "STOPPED"
     assert in_mid_epoch(tmp_path / "run", 100)()
     (log,) = tmp_path.glob("run/logs/*/job-driver-first.log")
-    assert "to go on: python" in log.read_text()
+    assert "to resume: python" in log.read_text()
     wait_for(lambda: not any(worker.is_running() for worker in workers), "the worker's end")
     finish(service.submit("second", *long, how=("--no-wait",)))
-    wait_for(lambda: "goes on after step" in service.ask("/api/jobs/second/logs")["logs"], "it")
+    wait_for(lambda: "resumes after step" in service.ask("/api/jobs/second/logs")["logs"], "it")
     finish(service.call("stop", "second"))
 
 

@@ -126,7 +126,7 @@ def test_a_source_is_created_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Waves, "__init__", count)
     find("Waves", number=37)
-    assert created == [{"number": 37}]
+    assert created == [{"number": 37, "height": 48}]
 
 
 def test_training_samples_come_from_a_source() -> None:

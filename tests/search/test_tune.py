@@ -132,7 +132,7 @@ def test_a_stop_says_how_to_go_on(number: int, photographs: Path, tmp_path: Path
     wait_for(lambda: list(tmp_path.glob("*/trials/*/images.json")), "a trial")
     process.send_signal(number)
     output = finish(process, 130)
-    assert "to go on: python" in output
+    assert "to resume: python" in output
     assert "--name search-" in output
     assert "Traceback" not in output
 

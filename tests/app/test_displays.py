@@ -2,7 +2,9 @@ import io
 
 from rich.console import Console
 
-from raydae.app.console import TrainingDisplay, print_some, result_table, trial_table
+from raydae.app.console import print_some
+from raydae.app.displays import TrainingDisplay
+from raydae.app.tables import result_table, trial_table
 from raydae.training.schedule import Schedule
 from raydae.training.status import Status
 
@@ -111,7 +113,7 @@ def test_the_best_trial_is_the_one_that_is_said_to_be() -> None:
 
 def test_long_lists_are_cut() -> None:
     text = io.StringIO()
-    print_some(Console(file=text), "left out", [f"{i}.png" for i in range(9)], most=2)
+    print_some(Console(file=text), "left out", [f"{i}.png" for i in range(9)], limit=2)
     assert text.getvalue().splitlines() == ["left out: 9", "  0.png", "  1.png", "  and 7 more"]
     print_some(Console(file=text), "left out", [])
     assert text.getvalue().count("left out") == 1

@@ -1,0 +1,113 @@
+"""The test at the end of a run: `results.json`, `samples.png`, and the table on screen."""
+
+import importlib
+import json
+import shlex
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich.console import Console
+
+from raydae.app.console import counting, print_some
+from raydae.app.invocation import invocation
+from raydae.app.tables import result_table
+from raydae.core.errors import UserError
+from raydae.core.storage import Folder
+from raydae.images.image_sets import ImageFile, read_image, subsample
+from raydae.training.checkpoints import Checkpoints
+from raydae.training.run_folder import Run
+
+if TYPE_CHECKING:
+    from raydae.distributed.cluster import Workers
+
+SAMPLE_IMAGES = 4  # in samples.png
+SMALL_IMAGE = 10**6  # pixels; denoising one takes a quarter of a GiB with unet, a half with dae
+
+
+def preload() -> None:
+    """Import what the test needs: torch and more, which take seconds."""
+    importlib.import_module("raydae.evaluation.evaluation")
+    importlib.import_module("raydae.evaluation.figures")
+
+
+def run_test(run: Run, workers: "Workers", screen: Console) -> None:
+    """Score the best weights on the test images; write the results and show them.
+
+    Raises:
+        UserError: no test image can be read, or the results cannot be written.
+    """
+    assert run.sets is not None
+    results, tested = _score(run, workers, screen)
+    samples = _draw_samples(run, tested)
+    try:
+        run.folder.write("samples.png", samples)
+        run.folder.write("results.json", json.dumps(results, indent=1).encode())
+    except OSError as error:
+        raise UserError(
+            f"{run.folder} cannot be written ({error}); make room, and run the same command again"
+        ) from None
+    show_results(run.folder, screen)
+
+
+def _score(run: Run, workers: "Workers", screen: Console) -> tuple[dict[str, Any], list[ImageFile]]:
+    """Return what `results.json` holds, and the test images that could be read."""
+    from raydae.evaluation import evaluation
+    from raydae.models.model_file import load_model
+
+    assert run.sets is not None
+    model, images = run.folder.path_of("model.safetensors"), run.sets.test
+    # This process can start at once, but its memory must not run out: it holds the run's lock.
+    small = all(file.height * file.width <= SMALL_IMAGE for file in images)
+    device: Literal["cpu", "cuda"] = "cuda" if workers.gpus else "cpu"
+    here = device if workers.alone and small else None
+    with counting(screen, "testing") as progress:
+        scores, failed = evaluation.evaluate(
+            model, images, run.config.evaluation_sigmas, progress, here=here
+        )
+    if not scores:
+        raise UserError(
+            f"none of the {len(images)} test images could be tested ({failed[0]}); the "
+            f"model is in {run.folder}: once they are back, run the same command again"
+        )
+    latest = Checkpoints(run.folder).latest()
+    lost_in_training = latest[0].unreadable if latest else []
+    print_some(screen, "unreadable while training", lost_in_training)
+    print_some(screen, "not tested", failed)
+    _, info = load_model(model)
+    remark = evaluation.check_overlap(info, images, force=True)
+    results = {
+        "results": evaluation.table("test", scores, remark),
+        "source": run.sets.source,
+        "left_out": list(run.sets.left_out),
+        "unreadable": [*lost_in_training, *failed],
+        "images": evaluation.records(scores),
+    }
+    names = {line.image for line in scores}
+    return results, [file for file in images if file.name in names]
+
+
+def _draw_samples(run: Run, tested: list[ImageFile]) -> bytes:
+    """Return `samples.png`: a few test images at the middle one of the noise levels."""
+    from raydae.evaluation import figures
+    from raydae.models.inference import Denoiser
+    from raydae.models.model_file import load_model
+
+    network, info = load_model(run.folder.path_of("model.safetensors"))
+    images = [read_image(file.uri) for file in subsample(tuple(tested), SAMPLE_IMAGES)]
+    sigmas = run.config.evaluation_sigmas
+    sigma = sigmas[len(sigmas) // 2]
+    title = f"{run.folder.name}: {info.model.name} after epoch {info.epoch}, sigma {sigma:g}"
+    return figures.panel(images, sigma, Denoiser(network), title)
+
+
+def show_results(folder: Folder, screen: Console) -> None:
+    """Print the test table of a run, where its files are, and how to use the model."""
+    rows = json.loads(folder.read("results.json"))["results"]
+    screen.print(result_table(rows))
+    if "remark" in rows[0]:
+        screen.print(f"note: {rows[0]['remark']}", style="yellow")
+    screen.print(f"files: {folder}", soft_wrap=True)
+    model = shlex.quote(folder.path_of("model.safetensors"))
+    screen.print(
+        f"denoise: {invocation('denoise')} --model {model} PHOTO.jpg --out denoised",
+        soft_wrap=True,
+    )

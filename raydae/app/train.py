@@ -1,0 +1,208 @@
+"""Train a denoiser.
+
+    raydae train --num-workers 1
+
+Finds or downloads BSDS500 (or takes --data), trains on this machine or on the cluster that
+RAY_ADDRESS names, tests, and leaves everything in runs/NAME. The same command with the same --name
+resumes a run.
+
+Exit codes: 0 when the run has finished, or --max-minutes have stopped it with a checkpoint; 130
+after an interrupt; 2 when something failed; 1 when the loss diverged.
+"""
+
+import math
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from rich.console import Console
+
+from raydae.app.console import make_console
+from raydae.app.displays import TrainingDisplay
+from raydae.app.invocation import command_to_continue
+from raydae.app.parsing import parse_with_config
+from raydae.app.process import BAD_INPUT, INTERRUPTED, print_error, stop_requests
+from raydae.app.run_images import find_run_images
+from raydae.app.run_test import preload, run_test, show_results
+from raydae.core.errors import UserError
+from raydae.core.lock import lock
+from raydae.core.storage import Folder
+from raydae.images.image_sets import ImageSets
+from raydae.training.config import Config, check_workers, parse_workers
+from raydae.training.run_folder import Run, open_run
+from raydae.training.run_names import check_name, default_storage, new_name
+from raydae.training.status import Outcome, Status
+from raydae.training.tensorboard import TensorBoardWriter
+
+if TYPE_CHECKING:
+    from raydae.distributed.cluster import Workers
+
+STARTED = time.monotonic()  # --max-minutes counts from here: start-up is part of a lease
+DIVERGED = 1  # an exit code
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """Where and how a run is launched, in addition to what it computes."""
+
+    config: str | None = None
+    """A config.json, or quick, unet, large; flags win."""
+    name: str | None = None
+    """Name of the run; resumed if there; none: new."""
+    storage: str = default_storage()
+    """Folder or URI for runs."""
+    restart: bool = False
+    """Delete the run of that name and start again."""
+    num_workers: str | None = None
+    """4, or elastic 2:8; none: every GPU, or 1 on the CPU."""
+    use_gpu: Literal["auto", "yes", "no"] = "auto"
+    """Train on GPUs."""
+    checkpoint_minutes: float = 10.0
+    """Minutes between two checkpoints at most."""
+    max_minutes: float | None = None
+    """Stop with a checkpoint after these; none: no limit."""
+    verbose: bool = False
+    """Show Ray's messages."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; return its exit code."""
+    config, launch = parse_with_config(Launch, __doc__ or "", argv)
+    check_launch(launch, config)
+    screen = make_console()
+    name = check_name(launch.name or new_name(config.model.name))
+    folder = Folder.of(launch.storage) / name
+    with lock(folder):
+        run = open_run(folder, config, launch.restart)
+        if run.trained and "results.json" in folder.files():
+            screen.print(f"{name} is finished; --restart would train it again")
+            show_results(folder, screen)
+            return 0
+        return train_and_test(run, launch, command_to_continue("train", argv, name), screen)
+
+
+def check_launch(launch: Launch, config: Config) -> None:
+    """Check the launch settings, as far as that needs no Ray.
+
+    Raises:
+        UserError: a value is out of range.
+    """
+    check_workers(parse_workers(launch.num_workers), config)
+    if not launch.checkpoint_minutes >= 0:
+        raise UserError(
+            f"--checkpoint-minutes must be 0 or more, not {launch.checkpoint_minutes:g}"
+        )
+    if launch.max_minutes is not None and not launch.max_minutes > 0:
+        raise UserError(f"--max-minutes must be more than 0, not {launch.max_minutes:g}")
+
+
+def train_and_test(run: Run, launch: Launch, command: str, screen: Console) -> int:
+    """Train a run from where it is, test it, and report.
+
+    Args:
+        run: a new one, or one that resumes.
+        launch: where and how.
+        command: the command line that continues the run, if it stops.
+        screen: where to print.
+
+    Returns:
+        The exit code.
+    """
+    sets = run.sets or find_run_images(run.config, "train", screen)
+
+    from raydae.distributed import logs  # with Ray, which takes a second: bad input comes first
+
+    workers = start_workers(run, sets, launch, screen)
+    if run.sets is None:  # only once nothing can be refused: it deletes what --restart replaces
+        run = run.begin(sets)
+    try:
+        outcome = train(run, workers, launch, screen)
+        if outcome.status != "finished":
+            return report(outcome, command, screen)
+        run_test(run, workers, screen)
+        return 0
+    except UserError as error:
+        print_error(error)
+        return BAD_INPUT
+    finally:
+        logs.keep(run.folder)  # after the error, so that the log has it
+
+
+def start_workers(run: Run, sets: ImageSets, launch: Launch, screen: Console) -> "Workers":
+    """Start Ray or connect to it, and choose the workers; print what will be trained on what.
+
+    Raises:
+        UserError: there is no such cluster, it lacks what was asked for, or its nodes see other
+            files.
+    """
+    from raydae.distributed import cluster
+
+    asked = parse_workers(launch.num_workers)
+    cluster.start_ray(asked, run.config.threads, launch.verbose)
+    cluster.wait_for_a_node(screen.print)
+    workers, word = cluster.choose_workers(asked, launch.use_gpu, run.config)
+    cluster.wait_for(workers, screen.print)
+    cluster.check_shared(run.folder, sets)
+    if word:
+        screen.print(word)
+    screen.print(
+        f"{run.folder.name}: {run.config.model.name} on {len(sets.train)} images of {sets.source}, "
+        f"sigma {run.config.noise.level}, {workers}",
+        soft_wrap=True,
+    )
+    return workers
+
+
+def train(run: Run, workers: "Workers", launch: Launch, screen: Console) -> Outcome:
+    """Train a run from where it is, and show how far it is.
+
+    Returns:
+        How the run ended; if --max-minutes stopped it, the message says so.
+    """
+    from raydae.distributed import trainer
+
+    if run.state.step:
+        screen.print(f"resumes after step {run.state.step} of {run.schedule.steps}")
+    deadline = math.inf if launch.max_minutes is None else STARTED + 60 * launch.max_minutes
+    # What the test needs is imported while the workers train.
+    preloading = threading.Thread(target=preload)
+    with (
+        stop_requests(screen) as stop_requested,
+        TensorBoardWriter(run.folder) as events,
+        TrainingDisplay(screen, run.schedule, run.state.history) as display,
+    ):
+        events.write(run.state.history)
+
+        def on_status(status: Status) -> None:
+            if preloading.ident is None:
+                preloading.start()
+            display.show(status)
+            events.write(status.history)
+
+        outcome = trainer.train_on_ray(
+            run,
+            workers,
+            on_status,
+            lambda: stop_requested() or time.monotonic() > deadline,
+            launch.checkpoint_minutes,
+            screen.print,
+            until_gone=False,  # the test can begin
+        )
+        if outcome.status == "stopped" and not stop_requested():
+            minutes = f"{launch.max_minutes:g} minute{'' if launch.max_minutes == 1 else 's'}"
+            return replace(outcome, message=f"stopped after {minutes}")
+        return outcome
+
+
+def report(outcome: Outcome, command: str, screen: Console) -> int:
+    """Print why a run has not finished, and the command that continues it; return the exit code."""
+    if outcome.status == "stopped":
+        screen.print(f"{outcome.message or 'stopped'}; to resume: {command}", soft_wrap=True)
+        return 0 if outcome.message else INTERRUPTED
+    print_error("; ".join(filter(None, [outcome.message, outcome.advice])))
+    if outcome.status == "diverged":
+        return DIVERGED
+    screen.print(f"to resume: {command}", soft_wrap=True)
+    return BAD_INPUT
