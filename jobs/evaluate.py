@@ -52,7 +52,7 @@ def main() -> int:
     screen = console.make_console()
 
     from raydae.distributed import cluster
-    from raydae.evaluation import evaluation  # with Ray and torch, which take seconds
+    from raydae.evaluation import overlap, scoring, tables  # with Ray and torch: seconds
     from raydae.models.model_file import load_model
 
     _, info = load_model(model)
@@ -62,13 +62,13 @@ def main() -> int:
     if not images:
         raise UserError(f"none of the {len(listed)} images can be read, the first: {unreadable[0]}")
 
-    remark = evaluation.check_overlap(info, images, args.force)
+    remark = overlap.check_overlap(info, images, args.force)
     cluster.start_ray()
     with console.counting(screen, "denoising") as progress:
-        scores, failed = evaluation.evaluate(
-            model, images, sigmas, progress, args.ensemble, args.compare
+        scores, failed = scoring.evaluate(
+            model, images, sigmas, progress, ensemble=args.ensemble, compare=args.compare
         )
-    rows = evaluation.table(name, scores, remark)
+    rows = tables.mean_rows(name, scores, remark)
     if not args.summary:
         screen.print(console.score_table([asdict(line) for line in scores]))
     screen.print(console.result_table(rows))
@@ -80,13 +80,9 @@ def main() -> int:
             "results": rows,
             "model": model,
             "unreadable": [*unreadable, *failed],
-            "images": evaluation.records(scores),
+            "images": tables.to_records(scores),
         }
-        text = (
-            evaluation.to_csv(scores)
-            if out.name.endswith(".csv")
-            else json.dumps(results, indent=1)
-        )
+        text = tables.to_csv(scores) if out.name.endswith(".csv") else json.dumps(results, indent=1)
         out.write(text)
     console.print_some(screen, "not measured", [*unreadable, *failed])
     return 1 if unreadable or failed else 0
