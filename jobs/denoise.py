@@ -78,7 +78,7 @@ def _denoise_all(
 
     def prepare() -> Callable[[tuple[Path, Path]], str | None]:
         denoise = load(model, ensemble=ensemble)
-        return lambda pair: _denoise_one(denoise, sigma, *pair)
+        return lambda pair: _denoise_one(model, denoise, sigma, *pair)
 
     if len(work) == 1:  # not worth starting Ray
         yield prepare()(work[0])
@@ -96,14 +96,14 @@ def _denoise_all(
 
 
 def _denoise_one(
-    denoise: Callable[[Any], Any], sigma: float | None, source: Path, target: Path
+    model: str, denoise: Callable[[Any], Any], sigma: float | None, source: Path, target: Path
 ) -> str | None:
     """Denoises one picture; what went wrong, or none."""
     try:
         if sigma is None:
             denoise_file(source, target, denoise)
         else:
-            _demonstrate(denoise, sigma, source, target)
+            _demonstrate(model, denoise, sigma, source, target)
     except PictureError as error:  # which names it
         return first_line(error)
     except (OSError, MemoryError, RuntimeError) as error:
@@ -113,12 +113,12 @@ def _denoise_one(
     return None
 
 
-def _demonstrate(denoise: Callable[[Any], Any], sigma: float, source: Path, target: Path) -> None:
-    """Adds noise, denoises, and saves a panel of noisy, denoised and clean beside the result."""
-    from raydae.evaluation.figures import panel
-    from raydae.metrics.metrics import (
-        to_uint8,  # with scikit-image and matplotlib: memory otherwise spared
-    )
+def _demonstrate(
+    model: str, denoise: Callable[[Any], Any], sigma: float, source: Path, target: Path
+) -> None:
+    """Add noise, denoise, and save a panel of noisy, denoised and clean beside the result."""
+    from raydae.evaluation.panel import panel, released_denoiser
+    from raydae.metrics.metrics import to_uint8  # with scikit-image: memory otherwise spared
     from raydae.noise.gaussian import evaluation_noise
 
     def on_noise(image: NDArray[Any]) -> NDArray[Any]:
@@ -129,7 +129,10 @@ def _demonstrate(denoise: Callable[[Any], Any], sigma: float, source: Path, targ
 
     denoise_file(source, target, on_noise)
     title = f"{source.name} with noise of sigma {sigma:g}"
-    picture = panel([read_rgb(source)], sigma, denoise, title)
+    denoisers = [("released" if model == "released" else "this model", denoise)]
+    if model != "released":
+        denoisers.append(released_denoiser())
+    picture = panel([read_rgb(source)], sigma, denoisers, title)
     Folder.of(target.parent).write(f"{target.name}.panel.png", picture)
 
 

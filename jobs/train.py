@@ -185,13 +185,13 @@ def train(run: Run, workers: "Workers", launch: Launch, screen: Console) -> Outc
 
 def load_tests() -> None:
     """Imports what the test needs: torch and more, which take seconds."""
-    importlib.import_module("raydae.evaluation.evaluation")
-    importlib.import_module("raydae.evaluation.figures")
+    importlib.import_module("raydae.evaluation.scoring")
+    importlib.import_module("raydae.evaluation.panel")
 
 
 def test(run: Run, workers: "Workers", screen: Console) -> None:
     """Scores the best weights on the test images; writes `results.json` and `samples.png`."""
-    from raydae.evaluation import evaluation, figures
+    from raydae.evaluation import overlap, panel, scoring, tables
     from raydae.models.inference import Denoiser
     from raydae.models.model_file import load_model
 
@@ -202,29 +202,31 @@ def test(run: Run, workers: "Workers", screen: Console) -> None:
         small = all(file.height * file.width <= SMALL_IMAGE for file in run.sets.test)
         device: Literal["cpu", "cuda"] = "cuda" if workers.gpus else "cpu"
         here = device if workers.alone and small else None
-        scores, failed = evaluation.evaluate(model, run.sets.test, sigmas, progress, here=here)
+        scores, failed = scoring.evaluate(model, run.sets.test, sigmas, progress, local_device=here)
     if not scores:
         raise UserError(
             f"none of the {len(run.sets.test)} test images could be tested ({failed[0]}); the "
             f"model is in {run.folder}: once they are back, run the same command again"
         )
     network, info = load_model(model)
-    remark = evaluation.check_overlap(info, run.sets.test, force=True)
+    remark = overlap.check_overlap(info, run.sets.test, force=True)
     latest = Checkpoints(run.folder).latest()
     on_the_way = latest[0].unreadable if latest else []
     results = {
-        "results": evaluation.table("test", scores, remark),
+        "results": tables.mean_rows("test", scores, remark),
         "source": run.sets.source,
         "left_out": list(run.sets.left_out),
         "unreadable": [*on_the_way, *failed],
-        "images": evaluation.records(scores),
+        "images": tables.to_records(scores),
     }
     tested = {line.image for line in scores}
     readable = tuple(file for file in run.sets.test if file.name in tested)
-    images = [read_image(file.uri) for file in spread_over(readable, SAMPLE_IMAGES)]
+    shown = spread_over(readable, SAMPLE_IMAGES)
+    images = [read_image(file.uri) for file in shown]
     sigma = sigmas[len(sigmas) // 2]
     title = f"{run.folder.name}: {info.model.name} after epoch {info.epoch}, sigma {sigma:g}"
-    samples = figures.panel(images, sigma, Denoiser(network), title)
+    denoisers = [("this model", Denoiser(network)), panel.released_denoiser(shown)]
+    samples = panel.panel(images, sigma, denoisers, title)
     try:
         run.folder.write("samples.png", samples)
         run.folder.write("results.json", json.dumps(results, indent=1).encode())
