@@ -1,12 +1,12 @@
-"""The denoising part of the benchmark: megapixels a second of the released network, way by way.
+"""The part `denoise`: megapixels per second and memory of the released network, by variant.
 
-    tiled, whole    `Denoiser` on an image in memory, as a user has it and in one tile, copies
-                    between the CPU and the GPU included
+    tiled, whole    `Denoiser` on an image in memory, as users call it and in one tile, including
+                    copies between the CPU and the GPU
     bare            the network's forward pass alone, on values that are on the device
-    onnx            the network exported and run by onnxruntime, values in the CPU's memory
+    onnx            the network exported and run by onnxruntime, on values in the CPU's memory
 
-Each is followed by its precision, where that is not fp32. On a GPU fp32 is that of IEEE 754, and
-tf32 what torch makes of it in convolutions by default.
+The precision follows the name of a variant if it is not fp32. On a GPU, fp32 is IEEE 754's; tf32 is
+torch's default for convolutions.
 """
 
 import importlib
@@ -17,43 +17,95 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-WAYS: dict[str, tuple[str, ...]] = {
+from raydae.benchmark.harness import Harness, own_process
+
+SIZES = ((321, 481), (3000, 4000))  # height and width of the images; the last needs tiles
+VARIANTS: dict[str, tuple[str, ...]] = {
     "cpu": ("tiled", "whole", "bare", "bare bf16"),
     "cuda": (
         *("tiled", "tiled bf16", "whole", "whole bf16"),
         *("bare", "bare tf32", "bare bf16", "bare fp16", "bare bf16 compiled"),
     ),
 }
-ONNX = ("onnx", "onnxruntime", "onnxscript")  # what the way `onnx` needs
-SHORT_S, MOST_RUNS = 0.5, 50  # on a GPU an image is denoised again and again for so long
+ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+MIN_SECONDS, MAX_RUNS = 0.5, 50  # of the repetitions on a GPU
 PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")  # of onnxruntime, the best first
 
 
 class Speed(NamedTuple):
-    """What was measured of a way."""
+    """The figures of one variant."""
 
-    way: str
+    variant: str
     megapixels_per_s: float
     memory_mib: float | None
-    """The peak beyond what was there before; none: not known."""
+    """Peak memory above that before the first image; None: unknown."""
     first_s: float | None
-    """Of the first image, where a compilation is part of it."""
+    """Seconds of the first image, if it includes a compilation."""
 
 
-def missing() -> list[str]:
-    """Return the packages for the way `onnx` that are not installed."""
-    return [name for name in ONNX if importlib.util.find_spec(name) is None]
+def measure(harness: Harness) -> None:
+    """Measure every variant at every size."""
+    variants = VARIANTS[harness.device]
+    if missing := missing_onnx_packages():
+        harness.log(f"denoise: onnx is left out, without {', '.join(missing)}")
+    else:
+        variants += ("onnx",)
+    for height, width in SIZES:
+        size = f"{height * width / 1e6:.2g} MP"
+        speeds: dict[str, list[Speed]] = {}
+        with own_process() as shared:
+            for variant in harness.alternate(*variants):
+                # A process's peak memory never falls; a GPU's counter can be reset.
+                process = nullcontext(shared) if harness.device == "cuda" else own_process()
+                with harness.log_failure(f"denoise {size}: {variant}"), process as call:
+                    speed = call(measure_variant, variant, height, width, harness.device)
+                    rate = speed.megapixels_per_s
+                    harness.log(f"denoise {size}: {speed.variant}: {rate:.3g} MP/s")
+                    speeds.setdefault(speed.variant, []).append(speed)
+        _add_rows(harness, size, speeds)
+        harness.save()
 
 
-def measure(way: str, height: int, width: int, device_name: str) -> Speed:
-    """Measure a way on an image of that size."""
-    if way.endswith("compiled"):  # a compilation that an earlier run has stored says nothing
+def _add_rows(harness: Harness, size: str, speeds: dict[str, list[Speed]]) -> None:
+    """Add the rows and ratios of one image size to the report."""
+    report = harness.report
+    medians = {
+        variant: report.add(
+            "denoise", f"{size}, {variant}", "MP/s", [speed.megapixels_per_s for speed in found]
+        )
+        for variant, found in speeds.items()
+    }
+    for variant, found in speeds.items():
+        what = f"{size}, {variant}"
+        _add_known(harness, f"{what}: memory", "MiB", [speed.memory_mib for speed in found])
+        firsts = [speed.first_s for speed in found]
+        _add_known(harness, f"{what}: first image, with compilation", "s", firsts)
+    if {"tiled", "bare"} <= medians.keys():
+        ratio = medians["tiled"] / medians["bare"]
+        report.ratios[f"denoise/bare, {size}"] = ratio
+        report.ratios["denoise/bare"] = ratio  # in the end, that of the largest size
+
+
+def _add_known(harness: Harness, what: str, unit: str, values: Sequence[float | None]) -> None:
+    if known := [value for value in values if value is not None]:
+        harness.report.add("denoise", what, unit, known)
+
+
+def missing_onnx_packages() -> list[str]:
+    """Return the packages that the variant `onnx` needs and that are not installed."""
+    return [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
+
+
+def measure_variant(variant: str, height: int, width: int, device_name: str) -> Speed:
+    """Measure one variant on an image of that size, in this process."""
+    if variant.endswith("compiled"):  # an empty cache: otherwise an earlier compilation is reused
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp(prefix="raydae-inductor-")
     import torch
 
@@ -65,16 +117,16 @@ def measure(way: str, height: int, width: int, device_name: str) -> Speed:
     cuda = device.type == "cuda"
     if cuda:
         cudnn: Any = torch.backends.cudnn  # torch's types do not know `conv`
-        cudnn.conv.fp32_precision = "tf32" if "tf32" in way else "ieee"
+        cudnn.conv.fp32_precision = "tf32" if "tf32" in variant else "ieee"
     network, _ = load_model("released")
-    if way == "onnx":
+    if variant == "onnx":
         name, work = _onnx(network.eval(), height, width)
-    elif way.startswith("bare"):
-        name, work = way, _bare(way, network.eval(), device, height, width)
+    elif variant.startswith("bare"):
+        name, work = variant, _bare(variant, network.eval(), device, height, width)
     else:
-        name, work = way, _denoiser(way, network, device, height, width)
-    Denoiser(load_model("released")[0], device)(np.zeros((64, 64, 3), np.uint8))  # sets torch up
-    if cuda:  # the peak begins anew with what there is now
+        name, work = variant, _denoiser(variant, network, device, height, width)
+    Denoiser(load_model("released")[0], device)(np.zeros((64, 64, 3), np.uint8))  # sets up torch
+    if cuda:  # the peak now starts from the current memory
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     before = _memory(cuda)
@@ -86,10 +138,10 @@ def measure(way: str, height: int, width: int, device_name: str) -> Speed:
         synchronize(device)
         return time.perf_counter() - began
 
-    if cuda:  # the first chooses algorithms, or compiles
+    if cuda:  # the first run chooses algorithms, or compiles
         first = timed()
         times = [timed() for _ in range(3)]
-        while sum(times) < SHORT_S and len(times) < MOST_RUNS:
+        while sum(times) < MIN_SECONDS and len(times) < MAX_RUNS:
             times.append(timed())
     else:
         times = [timed() for _ in range(3 if height * width < 2e6 else 1)]
@@ -97,16 +149,18 @@ def measure(way: str, height: int, width: int, device_name: str) -> Speed:
     return Speed(
         name,
         height * width / 1e6 / statistics.median(times),
-        None if way == "onnx" else _memory(cuda) - before,
-        first if way.endswith("compiled") else None,
+        None if variant == "onnx" else _memory(cuda) - before,
+        first if variant.endswith("compiled") else None,
     )
 
 
-def _denoiser(way: str, network: Any, device: Any, height: int, width: int) -> Callable[[], object]:
-    """Denoises an image as a user does."""
+def _denoiser(
+    variant: str, network: Any, device: Any, height: int, width: int
+) -> Callable[[], object]:
+    """Return a call that denoises an image as users do."""
     from raydae.models.inference import Denoiser
 
-    kind, _, precision = way.partition(" ")
+    kind, _, precision = variant.partition(" ")
     denoiser = Denoiser(network, device, precision or "fp32")
     if kind == "whole":
         denoiser.tile = max(height, width)
@@ -114,40 +168,40 @@ def _denoiser(way: str, network: Any, device: Any, height: int, width: int) -> C
     return lambda: denoiser(image)
 
 
-def _bare(way: str, network: Any, device: Any, height: int, width: int) -> Callable[[], object]:
-    """Runs the network alone on values that are on the device."""
+def _bare(variant: str, network: Any, device: Any, height: int, width: int) -> Callable[[], object]:
+    """Return a call of the network alone, on values that are on the device."""
     import torch
 
     from raydae.models.inference import channels_last
 
     network = channels_last(network, device)
-    if way.endswith("compiled"):
+    if variant.endswith("compiled"):
         torch.compiler.reset()
         network = torch.compile(network, dynamic=False)
     down, right = _padded(network, height), _padded(network, width)
     values = torch.rand(1, down, right, 3, device=device).permute(0, 3, 1, 2)
-    kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    kind = next((kinds[word] for word in way.split() if word in kinds), None)
+    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    dtype = next((dtypes[word] for word in variant.split() if word in dtypes), None)
 
     def work() -> object:
-        enabled = kind is not None
-        with torch.inference_mode(), torch.autocast(device.type, dtype=kind, enabled=enabled):
+        enabled = dtype is not None
+        with torch.inference_mode(), torch.autocast(device.type, dtype=dtype, enabled=enabled):
             return network(values)
 
     return work
 
 
 def _onnx(network: Any, height: int, width: int) -> tuple[str, Callable[[], object]]:
-    """Exports the network for that size; the way's name with the provider that runs it."""
+    """Export the network for that size; return the variant's name with its provider, and a call."""
     import torch
 
-    onnxruntime: Any = importlib.import_module("onnxruntime")  # which few have
+    onnxruntime: Any = importlib.import_module("onnxruntime")  # optional
     values = torch.rand(1, 3, _padded(network, height), _padded(network, width))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "network.onnx"
         torch.onnx.export(network, (values,), file, dynamo=True, verbose=False)
-        there = onnxruntime.get_available_providers()
-        chosen = [name for name in PROVIDERS if name in there]
+        available = onnxruntime.get_available_providers()
+        chosen = [name for name in PROVIDERS if name in available]
         session = onnxruntime.InferenceSession(file, providers=chosen)
     provider = session.get_providers()[0]  # the first that could be loaded
     feed = {session.get_inputs()[0].name: values.numpy()}
@@ -155,11 +209,12 @@ def _onnx(network: Any, height: int, width: int) -> tuple[str, Callable[[], obje
 
 
 def _padded(network: Any, side: int) -> int:
+    """Return a side rounded up to what the network accepts."""
     return -(-side // int(network.multiple)) * int(network.multiple)
 
 
 def _memory(cuda: bool) -> float:
-    """The most memory that torch had on the GPU, or that this process had, MiB."""
+    """Return the peak memory in MiB: torch's on the GPU, or that of this process."""
     if cuda:
         import torch
 

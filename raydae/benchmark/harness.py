@@ -1,18 +1,25 @@
-"""What the parts of the benchmark share: drawn images, one configuration, and the runs themselves.
+"""What all parts of the benchmark share: images, configuration, processes and the report.
 
-Each run is a process of its own, started as a user starts it: raydae's is the job jobs/train.py,
-those beside it are raydae/benchmark/baselines.py.
+The images are drawn, so that every machine measures on the same ones. Each measurement runs in a
+process of its own, started as a user starts it: raydae's is the job jobs/train.py, the baselines
+are `python -m raydae.benchmark.baselines`. Machines are shared and their speed changes from minute
+to minute, so the sides of a ratio are measured alternately, several times, and medians are
+compared.
 """
 
+import importlib.metadata
 import itertools
 import json
+import multiprocessing
 import os
+import platform
 import signal
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,11 +33,11 @@ from raydae.distributed.cluster import MALLOC, cores
 from raydae.images import synthetic
 
 Device = Literal["cpu", "cuda"]
-SECONDS, ROUNDS = 6.0, 2  # of steady state for one measurement, and how often it is made
+SECONDS, ROUNDS = 6.0, 2  # of steady state for one measurement, and measurements of each side
 QUICK_SECONDS, QUICK_ROUNDS = 3.0, 1
-IMAGES = 16  # to train on
+TRAIN_IMAGES = 16
 STOPPED = 130  # the exit code of a job that was asked to stop
-TRAIN = Path(__file__).parents[2] / "jobs" / "train.py"
+TRAIN_JOB = Path(__file__).parents[2] / "jobs" / "train.py"
 
 
 def choose_device(asked: Literal["auto", "cpu", "cuda"]) -> Device:
@@ -46,59 +53,88 @@ def choose_device(asked: Literal["auto", "cpu", "cuda"]) -> Device:
     return "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"
 
 
+def machine() -> dict[str, Any]:
+    """Return what the figures depend on: processor, cores, GPUs, versions."""
+    import torch
+
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        names = [
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ]
+        cpu = names[0] if names else cpu
+    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    versions = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "ray": importlib.metadata.version("ray"),
+    }
+    return {"cpu": cpu, "cores": cores(), "gpus": gpus, **versions}
+
+
+@contextmanager
+def own_process() -> Iterator[Callable[..., Any]]:
+    """Yield a function that calls another one in a new process, with its own threads and memory."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        yield lambda function, *arguments: pool.submit(function, *arguments).result()
+
+
 @dataclass
 class Report:
-    """What was measured: rows for people, ratios to compare with other machines and versions."""
+    """The results: rows for people, ratios to compare with other machines and versions."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     ratios: dict[str, float] = field(default_factory=dict)
 
     def add(self, part: str, what: str, unit: str, values: Sequence[float]) -> float:
-        """Notes what was measured several times; returns the median."""
+        """Add a row for repeated measurements of one quantity, and return their median."""
         median = statistics.median(values)
         row = {"part": part, "what": what, "unit": unit, "median": median}
-        self.rows.append({**row, "least": min(values), "most": max(values)})
+        self.rows.append({**row, "min": min(values), "max": max(values)})
         return median
 
 
-class Runner:
-    """Runs what is measured, in a folder of its own with images drawn for it."""
+class Harness:
+    """Runs the measured programs, in a folder of its own with images drawn for them."""
 
     def __init__(
         self,
         folder: Path,
-        say: Callable[[str], object],
+        log: Callable[[str], object],
         device: Device = "cpu",
         seconds: float = SECONDS,
         rounds: int = ROUNDS,
-        keep: Callable[[], object] = lambda: None,
+        save: Callable[[], object] = lambda: None,
     ) -> None:
-        """Draws the images.
+        """Draw the images.
 
         Args:
-            folder: for everything that is written on the way.
-            say: called with a line on what is measured, and on what was found.
-            device: where all sides compute.
-            seconds: of steady state, for one measurement.
+            folder: for all temporary files.
+            log: called with a line on what is measured, and on each result.
+            device: the device that all sides compute on.
+            seconds: length of the steady state of one measurement.
             rounds: measurements of each side.
-            keep: called when a part of the report is there, so that it can be written.
+            save: called each time the report has grown, so that it can be written.
         """
-        self.folder, self.say, self.keep, self.report = folder, say, keep, Report()
+        self.folder, self.log, self.save, self.report = folder, log, save, Report()
         self.device, self.seconds, self.rounds = device, seconds, rounds
-        # Torch advises one for each core; one core is the training process's.
+        # Torch advises one loader process a core; one core is left to the training process.
         self.loaders = min(max(cores() - 1, 2), 16)
         self.failed = False
         self._numbers = itertools.count(1)
-        for split, number in (("train", IMAGES), ("val", 1), ("test", 1)):
+        for split, number in (("train", TRAIN_IMAGES), ("val", 1), ("test", 1)):
             (folder / "images" / split).mkdir(parents=True)
             for index in range(number):
                 drawn = Image.fromarray(synthetic.image(split, index))
-                if split == "val":  # small: samples that are made meanwhile count as training's
+                # Samples made during a long validation would count as training's.
+                if split == "val":
                     drawn = drawn.crop((0, 0, 64, 64))
                 drawn.save(folder / "images" / split / f"{index:04}.jpg", quality=95)
 
     def config(self, network: str, **changes: Any) -> Config:
-        """The same for all sides: only the network differs."""
+        """Return the configuration of all sides; only the network differs."""
         base = load_config("unet") if network == "unet" else Config()
         return base.override(
             {
@@ -111,55 +147,73 @@ class Runner:
             }
         )
 
+    def alternate(self, *sides: str) -> Iterator[str]:
+        """Yield all sides in each round, backwards in every second: a slow phase hits them all."""
+        for number in range(self.rounds):
+            yield from sides if number % 2 == 0 else reversed(sides)
+
     @contextmanager
-    def measuring(self, what: str) -> Iterator[None]:
-        """Says what went wrong with one side, so that the others are measured still."""
+    def log_failure(self, what: str) -> Iterator[None]:
+        """Log an exception of one side instead of raising it, so that the others are measured."""
         try:
             yield
-        except Exception as error:  # of any of torch, onnxruntime and what runs them
+        except Exception as error:  # torch, onnxruntime and processes raise errors of many types
             self.failed = True
-            self.say(f"{what} failed: {type(error).__name__}: {error}")
+            self.log(f"{what} failed: {type(error).__name__}: {error}")
 
-    def raydae(
+    def train_steady(
         self, network: str, rate: float, workers: int = 1, batch: int = 32
-    ) -> dict[str, Any]:
-        """Measures the job itself: what its history says of its second epoch.
+    ) -> dict[str, float]:
+        """Measure training by jobs/train.py in its second epoch, then stop the job.
 
-        In the first, stocks of samples are laid in and libraries loaded. What follows the second
-        is not measured, so the job is asked to stop then.
+        The first epoch fills buffers and loads libraries.
+
+        Args:
+            network: dae or unet.
+            rate: the expected patches/s, for epochs of `seconds`.
+            workers: the number of workers.
+            batch: the global batch size.
+
+        Returns:
+            Patches per second; the seconds of the epoch; and of these, as means over the workers,
+            the seconds waited for data and the seconds computed.
         """
-        each = max(round(rate * self.seconds / IMAGES / 2), 1, -(-batch // IMAGES // 2)) * 2
-        config = self.config(
-            network,
-            **{"data.patches_per_image": each, "optim.batch_size": batch},
+        visits = max(
+            round(rate * self.seconds / TRAIN_IMAGES / 2), 1, -(-batch // TRAIN_IMAGES // 2)
         )
-        words: list[object] = ["--num-workers", workers]
+        config = self.config(
+            network, **{"data.patches_per_image": 2 * visits, "optim.batch_size": batch}
+        )
+        flags: list[object] = ["--num-workers", workers]
         if self.device == "cpu":
-            words += ["--threads", max(cores() // workers, 1)]
-        steady = self.job(config, *words, epochs=2)[0][1]
-        spent = steady["by_worker"]
+            flags += ["--threads", max(cores() // workers, 1)]
+        steady = self.run_job(config, *flags, epochs=2)[0][1]
+        by_worker = steady["by_worker"]
         return {
             "patches_per_s": steady["patches_per_s"],
             "seconds": steady["seconds"],
-            "waited": sum(worker["waited_for_data_s"] for worker in spent) / workers,
-            "computed": sum(worker["computed_s"] for worker in spent) / workers,
+            "waited": sum(worker["waited_for_data_s"] for worker in by_worker) / workers,
+            "computed": sum(worker["computed_s"] for worker in by_worker) / workers,
         }
 
-    def job(
-        self, config: Config, *words: object, epochs: int | None = None
+    def run_job(
+        self, config: Config, *flags: object, epochs: int | None = None
     ) -> tuple[list[dict[str, Any]], tuple[float, float]]:
-        """Runs jobs/train.py; its history, and when it began and ended.
+        """Run jobs/train.py.
 
         Args:
-            config: what to train.
-            words: of the command line.
-            epochs: after which the job is asked to stop, without its test; none: never.
+            config: the configuration of the run.
+            flags: further words of the command line.
+            epochs: stop the job after this epoch, before its test; None: let it finish.
+
+        Returns:
+            The history of the run, and the times at which the process began and ended.
         """
         name = f"run{next(self._numbers)}"
         history = self.folder / "runs" / name / "history.jsonl"
-        command = [sys.executable, TRAIN, "--config", self._write(config), "--name", name]
+        command = [sys.executable, TRAIN_JOB, "--config", self._write(config), "--name", name]
         command += ["--storage", self.folder / "runs"]
-        command += ["--use-gpu", "yes" if self.device == "cuda" else "no", *words]
+        command += ["--use-gpu", "yes" if self.device == "cuda" else "no", *flags]
 
         def is_done() -> bool:
             return epochs is not None and len(_lines(history)) >= epochs
@@ -168,7 +222,7 @@ class Runner:
         self._run(command, is_done=is_done)
         return [json.loads(line) for line in _lines(history)], (began, time.time())
 
-    def opponent(
+    def run_baseline(
         self,
         side: str,
         config: Config,
@@ -176,14 +230,16 @@ class Runner:
         batches: Sequence[int],
         environment: Mapping[str, str] = {},
     ) -> list[dict[str, float]]:
-        """Runs a side; its figures for each batch size."""
+        """Run a side of `raydae.benchmark.baselines`; return its figures for each batch size."""
         words = [side, seconds, self._write(config), self.device, self.loaders, *batches]
-        tricks = {} if side == "plain" else dict(MALLOC)
-        if side == "tricks":  # a compilation that an earlier run has stored says nothing
-            tricks["TORCHINDUCTOR_CACHE_DIR"] = str(self.folder / f"inductor{next(self._numbers)}")
+        settings = {} if side == "plain" else dict(MALLOC)
+        if side == "tricks":  # an empty cache: otherwise an earlier compilation would be reused
+            settings["TORCHINDUCTOR_CACHE_DIR"] = str(
+                self.folder / f"inductor{next(self._numbers)}"
+            )
         command = [sys.executable, "-m", "raydae.benchmark.baselines", *words]
-        said = self._run(command, {**tricks, **environment})
-        return [json.loads(line) for line in said.splitlines() if line.startswith('{"batch"')]
+        output = self._run(command, {**settings, **environment})
+        return [json.loads(line) for line in output.splitlines() if line.startswith('{"batch"')]
 
     def _write(self, config: Config) -> Path:
         file = self.folder / f"config{next(self._numbers)}.json"
@@ -196,7 +252,7 @@ class Runner:
         environment: Mapping[str, str] = {},
         is_done: Callable[[], bool] = lambda: False,
     ) -> str:
-        """Runs a command, and asks it to stop once it is done; what it printed."""
+        """Run a command, ask it to stop as soon as `is_done`, and return what it printed."""
         words, env = list(map(str, command)), {**os.environ, **environment}
         file = self.folder / f"output{next(self._numbers)}"
         asked = False
@@ -209,10 +265,10 @@ class Runner:
                     process.send_signal(signal.SIGTERM)
                     asked = True
                 time.sleep(0.02)
-        said = file.read_text(errors="replace")
+        printed = file.read_text(errors="replace")
         if process.returncode and not (asked and process.returncode == STOPPED):
-            raise RuntimeError(f"{' '.join(words[1:4])} failed: {said[-4000:]}")
-        return said
+            raise RuntimeError(f"{' '.join(words[1:4])} failed: {printed[-4000:]}")
+        return printed
 
 
 def _lines(file: Path) -> list[str]:
