@@ -21,8 +21,6 @@ from raydae.app.output_file import OutputFile
 from raydae.app.parsing import parse
 from raydae.app.tables import benchmark_table
 
-PARTS = ("train", "feed", "startup", "scaling", "denoise")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
@@ -46,9 +44,10 @@ def main(argv: Sequence[str]) -> int:
     out = None if args.out is None else OutputFile.of(args.out, ".json")
     screen = make_console()
 
-    from raydae.benchmark import harness, runner
+    from raydae.benchmark import harness
+    from raydae.benchmark.parts import PARTS
 
-    device = runner.choose_device(args.device)
+    device = harness.choose_device(args.device)
     facts = {"machine": harness.machine(), "device": device, "quick": args.quick}
 
     def keep() -> None:
@@ -58,19 +57,19 @@ def main(argv: Sequence[str]) -> int:
             out.write(json.dumps({**facts, **found}, indent=1))
 
     with tempfile.TemporaryDirectory() as folder:
-        bench = harness.Bench(
+        bench = harness.Harness(
             Path(folder),
             lambda line: screen.print(line, style="dim"),
             device,
-            runner.QUICK_SECONDS if args.quick else runner.SECONDS,
-            runner.QUICK_ROUNDS if args.quick else runner.ROUNDS,
+            harness.QUICK_SECONDS if args.quick else harness.SECONDS,
+            harness.QUICK_ROUNDS if args.quick else harness.ROUNDS,
             keep,
         )
         for part in PARTS if args.what == "all" else [args.what]:
             if part == "scaling" and device == "cuda":
                 screen.print("scaling is left out: on cuda it needs several GPUs; use --device cpu")
                 continue
-            getattr(bench, part)()
+            PARTS[part](bench)
             keep()
     report = bench.report
     screen.print(benchmark_table(report.rows))

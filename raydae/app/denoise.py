@@ -96,7 +96,7 @@ def _denoise_all(
 
     def prepare() -> Callable[[Pair], str | None]:
         denoise = load(model, ensemble=ensemble)
-        return lambda pair: _denoise_one(denoise, sigma, *pair)
+        return lambda pair: _denoise_one(model, denoise, sigma, *pair)
 
     if len(work) == 1:  # not worth starting Ray
         yield prepare()(work[0])
@@ -114,14 +114,14 @@ def _denoise_all(
 
 
 def _denoise_one(
-    denoise: Callable[[Any], Any], sigma: float | None, source: Path, target: Path
+    model: str, denoise: Callable[[Any], Any], sigma: float | None, source: Path, target: Path
 ) -> str | None:
     """Denoise one picture; return what went wrong, or none."""
     try:
         if sigma is None:
             denoise_file(source, target, denoise)
         else:
-            _demonstrate(denoise, sigma, source, target)
+            _demonstrate(model, denoise, sigma, source, target)
     except PictureError as error:  # its message names the picture
         return first_line(error)
     except (OSError, MemoryError, RuntimeError) as error:
@@ -131,11 +131,13 @@ def _denoise_one(
     return None
 
 
-def _demonstrate(denoise: Callable[[Any], Any], sigma: float, source: Path, target: Path) -> None:
+def _demonstrate(
+    model: str, denoise: Callable[[Any], Any], sigma: float, source: Path, target: Path
+) -> None:
     """Add noise, denoise, and also save a panel of noisy, denoised and clean."""
     # With scikit-image and matplotlib, whose memory is otherwise saved.
     from raydae.core.pixels import to_uint8
-    from raydae.evaluation.figures import panel
+    from raydae.evaluation.panel import panel, released_denoiser
     from raydae.noise.evaluation import evaluation_noise
 
     def denoise_noisy(image: NDArray[Any]) -> NDArray[Any]:
@@ -146,5 +148,8 @@ def _demonstrate(denoise: Callable[[Any], Any], sigma: float, source: Path, targ
 
     denoise_file(source, target, denoise_noisy)
     title = f"{source.name} with noise of sigma {sigma:g}"
-    picture = panel([read_rgb(source)], sigma, denoise, title)
+    denoisers = [("released" if model == "released" else "this model", denoise)]
+    if model != "released":
+        denoisers.append(released_denoiser())
+    picture = panel([read_rgb(source)], sigma, denoisers, title)
     Folder.of(target.parent).write(f"{target.name}.panel.png", picture)

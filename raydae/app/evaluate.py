@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
     screen = make_console()
 
     from raydae.distributed import cluster
-    from raydae.evaluation import evaluation  # with Ray and torch, which take seconds
+    from raydae.evaluation import overlap, scoring, tables  # with Ray and torch: seconds
     from raydae.models.model_file import load_model
 
     _, info = load_model(model)
@@ -66,14 +66,14 @@ def main(argv: Sequence[str]) -> int:
     if not images:
         raise UserError(f"none of the {len(listed)} images can be read, the first: {unreadable[0]}")
 
-    remark = evaluation.check_overlap(info, images, args.force)
+    remark = overlap.check_overlap(info, images, args.force)
     cluster.start_ray()
     with counting(screen, "denoising") as progress:
-        scores, failed = evaluation.evaluate(
-            model, images, sigmas, progress, args.ensemble, args.compare
+        scores, failed = scoring.evaluate(
+            model, images, sigmas, progress, ensemble=args.ensemble, compare=args.compare
         )
     not_measured = [*unreadable, *failed]
-    rows = evaluation.table(name, scores, remark)
+    rows = tables.mean_rows(name, scores, remark)
     if not args.summary:
         screen.print(score_table([asdict(line) for line in scores]))
     screen.print(result_table(rows))
@@ -86,8 +86,8 @@ def main(argv: Sequence[str]) -> int:
             "results": rows,
             "model": model,
             "unreadable": not_measured,
-            "images": evaluation.records(scores),
+            "images": tables.to_records(scores),
         }
         is_csv = out.name.endswith(".csv")
-        out.write(evaluation.to_csv(scores) if is_csv else json.dumps(results, indent=1))
+        out.write(tables.to_csv(scores) if is_csv else json.dumps(results, indent=1))
     return 1 if not_measured else 0

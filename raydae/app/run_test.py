@@ -25,8 +25,8 @@ SMALL_IMAGE = 10**6  # pixels; denoising one takes a quarter of a GiB with unet,
 
 def preload() -> None:
     """Import what the test needs: torch and more, which take seconds."""
-    importlib.import_module("raydae.evaluation.evaluation")
-    importlib.import_module("raydae.evaluation.figures")
+    importlib.import_module("raydae.evaluation.scoring")
+    importlib.import_module("raydae.evaluation.panel")
 
 
 def run_test(run: Run, workers: "Workers", screen: Console) -> None:
@@ -50,7 +50,7 @@ def run_test(run: Run, workers: "Workers", screen: Console) -> None:
 
 def _score(run: Run, workers: "Workers", screen: Console) -> tuple[dict[str, Any], list[ImageFile]]:
     """Return what `results.json` holds, and the test images that could be read."""
-    from raydae.evaluation import evaluation
+    from raydae.evaluation import overlap, scoring, tables
     from raydae.models.model_file import load_model
 
     assert run.sets is not None
@@ -60,8 +60,8 @@ def _score(run: Run, workers: "Workers", screen: Console) -> tuple[dict[str, Any
     device: Literal["cpu", "cuda"] = "cuda" if workers.gpus else "cpu"
     here = device if workers.alone and small else None
     with counting(screen, "testing") as progress:
-        scores, failed = evaluation.evaluate(
-            model, images, run.config.evaluation_sigmas, progress, here=here
+        scores, failed = scoring.evaluate(
+            model, images, run.config.evaluation_sigmas, progress, local_device=here
         )
     if not scores:
         raise UserError(
@@ -73,13 +73,13 @@ def _score(run: Run, workers: "Workers", screen: Console) -> tuple[dict[str, Any
     print_some(screen, "unreadable while training", lost_in_training)
     print_some(screen, "not tested", failed)
     _, info = load_model(model)
-    remark = evaluation.check_overlap(info, images, force=True)
+    remark = overlap.check_overlap(info, images, force=True)
     results = {
-        "results": evaluation.table("test", scores, remark),
+        "results": tables.mean_rows("test", scores, remark),
         "source": run.sets.source,
         "left_out": list(run.sets.left_out),
         "unreadable": [*lost_in_training, *failed],
-        "images": evaluation.records(scores),
+        "images": tables.to_records(scores),
     }
     names = {line.image for line in scores}
     return results, [file for file in images if file.name in names]
@@ -87,16 +87,18 @@ def _score(run: Run, workers: "Workers", screen: Console) -> tuple[dict[str, Any
 
 def _draw_samples(run: Run, tested: list[ImageFile]) -> bytes:
     """Return `samples.png`: a few test images at the middle one of the noise levels."""
-    from raydae.evaluation import figures
+    from raydae.evaluation import panel
     from raydae.models.inference import Denoiser
     from raydae.models.model_file import load_model
 
     network, info = load_model(run.folder.path_of("model.safetensors"))
-    images = [read_image(file.uri) for file in subsample(tuple(tested), SAMPLE_IMAGES)]
+    shown = subsample(tuple(tested), SAMPLE_IMAGES)
+    images = [read_image(file.uri) for file in shown]
     sigmas = run.config.evaluation_sigmas
     sigma = sigmas[len(sigmas) // 2]
     title = f"{run.folder.name}: {info.model.name} after epoch {info.epoch}, sigma {sigma:g}"
-    return figures.panel(images, sigma, Denoiser(network), title)
+    denoisers = [("this model", Denoiser(network)), panel.released_denoiser(shown)]
+    return panel.panel(images, sigma, denoisers, title)
 
 
 def show_results(folder: Folder, screen: Console) -> None:

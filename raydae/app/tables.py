@@ -53,11 +53,11 @@ def result_table(rows: Sequence[dict[str, Any]]) -> Table:
 def benchmark_table(rows: Sequence[dict[str, Any]]) -> Table:
     """Return the medians of what was measured, and the range of the measurements."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("part", "what", "median", "least", "most", "unit"):
-        number = heading in ("median", "least", "most")
+    for heading in ("part", "what", "median", "min", "max", "unit"):
+        number = heading in ("median", "min", "max")
         table.add_column(heading, justify="right" if number else "left", no_wrap=True)
     for row in rows:
-        values = [f"{row[key]:,.4g}" for key in ("median", "least", "most")]
+        values = [f"{row[key]:,.4g}" for key in ("median", "min", "max")]
         table.add_row(row["part"], row["what"], *values, row["unit"])
     return table
 

@@ -1,15 +1,15 @@
-"""What raydae is measured against: its own limit, and what one would write without it.
+"""The training programs that raydae is compared with: its own limit, and scripts without Ray.
 
-    # Ten seconds, 2 loaders, batch 32:
+    # Measure for ten seconds with 2 loader processes and batches of 32:
     python -m raydae.benchmark.baselines plain 10 config.json cpu 2 32
 
-Each trains the same network on patches of the same size, batch and noise, in a process of its own,
-on the CPU or on one GPU. It prints a line of JSON for each batch size that is named: patches a
-second, when the first and the last measured step were done, and how long the first step took.
+Each trains the same network on patches of the same size, batch and noise, on the CPU or on one GPU.
+The program prints a line of JSON for each batch size: patches per second, the times of the first
+and the last measured step, and the seconds of the first step.
 
-    limit    raydae's own loop on a batch that is in memory already
-    plain    a script as tutorials have it: a Dataset, a DataLoader, float32, on a GPU autocast
-    tricks   the same script with everything that makes raydae fast, but Ray; on a GPU
+    limit    raydae's own loop on a batch that is already in memory
+    plain    a script as tutorials write it: a Dataset, a DataLoader, float32; on a GPU, autocast
+    tricks   the same script with everything that makes raydae fast, except Ray; on a GPU,
              cudnn.benchmark, pinned copies of integers, noise made there, and torch.compile in
              its default mode, without CUDA graphs
 """
@@ -19,7 +19,6 @@ import json
 import random
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,6 +29,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from raydae.benchmark.step_timer import StepTimer
 from raydae.core.storage import Folder
 from raydae.images.image_sets import ImageFile, ImageSets
 from raydae.images.sources import find_images
@@ -47,69 +47,25 @@ from raydae.training.status import Status
 from raydae.training.torch_setup import resolve_precision
 
 PREFETCH = 4  # batches that each worker of a DataLoader keeps ready
-SYNC_S = 0.5  # between two marks on a GPU, for each of which the CPU waits
-
-
-class Marks:
-    """When steps were done.
-
-    On the CPU every step is marked. A GPU runs behind the CPU, which only submits work, so a time
-    means something after a synchronization only: there, a step is marked every half second, and
-    the CPU waits for the GPU before it takes the time.
-    """
-
-    def __init__(self, device: torch.device, seconds: float, warmup_steps: int) -> None:
-        """Starts the clock.
-
-        Args:
-            device: where the steps are computed.
-            seconds: to measure for, after the warm-up; 0: the first two marks are enough.
-            warmup_steps: steps that are not measured, beside a fifth of the seconds.
-        """
-        self.cuda, self.seconds = device.type == "cuda", seconds
-        self.warmup_steps = warmup_steps if seconds else 0
-        self.began = time.time()
-        self.marks: list[tuple[float, int]] = []  # (time, steps done)
-
-    def add(self, steps: int) -> bool:
-        """Notes that so many steps are done; returns whether they are enough."""
-        if self.cuda:
-            if self.marks and time.time() < self.marks[-1][0] + SYNC_S:
-                return False
-            torch.cuda.synchronize()
-        self.marks.append((time.time(), steps))
-        steady = self._steady()
-        return len(steady) > 1 and steady[-1][0] - steady[0][0] >= self.seconds
-
-    def summary(self, batch_size: int) -> dict[str, float]:
-        """The figures of the measured steps."""
-        (start, first), *_, (end, last) = self._steady()
-        return {
-            "first": self.marks[0][0],
-            "last": end,
-            "first_step_s": self.marks[0][0] - self.began,
-            "patches_per_s": batch_size * (last - first) / (end - start),
-        }
-
-    def _steady(self) -> list[tuple[float, int]]:
-        """The marks after the warm-up, so far."""
-        since = self.marks[0][0] + self.seconds / 5
-        return [mark for mark in self.marks if mark[0] >= since and mark[1] > self.warmup_steps]
+GPU_WARMUP_STEPS = 10  # of the limit: they load libraries and choose algorithms
 
 
 class Patches(Dataset[tuple[Tensor, Tensor]]):
-    """As tutorials write it: each time an image is opened, cropped at random, and noised."""
+    """Patches as tutorials make them: open the image, crop it at random, add noise.
+
+    Items are (noisy, clean), float32 3xHxW on [0, 1].
+    """
 
     def __init__(self, images: tuple[ImageFile, ...], config: Config) -> None:
         self.images, self.size = images, config.data.patch_size
-        self.each = config.data.patches_per_image
+        self.per_image = config.data.patches_per_image
         self.sigma = config.noise.sigma_range or (25.0, 25.0)
 
     def __len__(self) -> int:
-        return len(self.images) * self.each
+        return len(self.images) * self.per_image
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        with Image.open(self.images[index // self.each].uri) as image:
+        with Image.open(self.images[index // self.per_image].uri) as image:
             clean = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255
         y = random.randrange(clean.shape[1] - self.size + 1)
         x = random.randrange(clean.shape[2] - self.size + 1)
@@ -121,7 +77,7 @@ class Patches(Dataset[tuple[Tensor, Tensor]]):
 
 
 class Batches(Dataset[dict[str, NDArray[Any]]]):
-    """raydae's own samples, a batch at a time."""
+    """raydae's own samples; an item is a batch as `Samples.block` makes it."""
 
     def __init__(self, samples: Samples, batch_size: int) -> None:
         self.samples, self.batch_size = samples, batch_size
@@ -137,7 +93,7 @@ class Batches(Dataset[dict[str, NDArray[Any]]]):
 def plain(
     config: Config, images: tuple[ImageFile, ...], device: torch.device, loaders: int
 ) -> Iterator[None]:
-    """Trains as tutorials do; yields after each step."""
+    """Train as tutorials do; yield after each step."""
     network = build(config.model).to(device).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=config.optim.lr)
     compute_loss = LOSSES.bind(config.optim.loss, config.optim.loss_options)
@@ -163,7 +119,7 @@ def plain(
 def tricks(
     config: Config, images: tuple[ImageFile, ...], device: torch.device, loaders: int
 ) -> Iterator[None]:
-    """Trains by the same script with all that makes raydae fast; yields after each step."""
+    """Train by the same script with all that makes raydae fast; yield after each step."""
     torch.set_flush_denormal(True)
     cuda = device.type == "cuda"
     torch.backends.cudnn.benchmark = cuda
@@ -180,7 +136,7 @@ def tricks(
     )
     for batch in loader:
         clean = batch["clean"].to(device, non_blocking=True).permute(0, 3, 1, 2).float() / 255
-        if cuda:  # where one would make the noise too
+        if cuda:  # a fast script makes the noise there too
             sigma = batch["sigma"].to(device, non_blocking=True)[:, None, None, None]
             noisy = clean + torch.randn_like(clean) * (sigma / 255)
         else:
@@ -195,11 +151,11 @@ def tricks(
 
 
 def limit(
-    config: Config, images: tuple[ImageFile, ...], device: torch.device, marks: Marks
+    config: Config, images: tuple[ImageFile, ...], device: torch.device, timer: StepTimer
 ) -> None:
-    """Trains with raydae's own loop on a batch that is in memory, and marks its steps."""
+    """Train by raydae's own loop on a batch that is in memory, and time its steps."""
     sets = ImageSets("the benchmark's", images, images[:1], images[:1])
-    # An epoch that does not end: its rate is to be that of steps alone.
+    # The epoch never ends, so that only steps are timed.
     config = config.override({"data.patches_per_image": 10**6})
     schedule = Schedule.of(config, len(images))
     samples = Samples.of(config, images, device.type == "cuda")
@@ -210,7 +166,7 @@ def limit(
         nonlocal enough
         for step in itertools.count(start):
             if step > start:
-                enough = marks.add(step) or enough
+                enough = timer.step_done(step) or enough
             first = step * schedule.batch_size
             yield {**batch, "index": np.arange(first, first + schedule.batch_size)}
 
@@ -229,23 +185,23 @@ def measure(
     seconds: float,
     loaders: int,
 ) -> dict[str, float]:
-    """Trains one side until it is measured; its figures, as `Marks.summary` has them."""
+    """Train by one side until it is measured; return the figures of `StepTimer.summary`."""
+    cuda = device.type == "cuda"
     if side == "limit":
-        # The first steps load libraries, and on a GPU choose algorithms.
-        marks = Marks(device, seconds, 10 if device.type == "cuda" else 0)
-        limit(config, images, device, marks)
+        timer = StepTimer(device, seconds, GPU_WARMUP_STEPS if cuda else 0)
+        limit(config, images, device, timer)
     else:
-        # On a GPU, the batches that were made while the first step compiled come at once.
-        marks = Marks(device, seconds, loaders * PREFETCH if device.type == "cuda" else 0)
+        # Batches that were prefetched while the first step compiled arrive at once.
+        timer = StepTimer(device, seconds, loaders * PREFETCH if cuda else 0)
         steps = {"plain": plain, "tricks": tricks}[side](config, images, device, loaders)
         for number, _ in enumerate(steps, start=1):
-            if marks.add(number):
+            if timer.step_done(number):
                 break
-    return marks.summary(config.optim.batch_size)
+    return timer.summary(config.optim.batch_size)
 
 
 def main() -> None:
-    """Trains as the command line says; prints a line of figures for each batch size."""
+    """Measure the side that the command line names; print its figures for each batch size."""
     side, seconds, path, device, loaders, *batches = sys.argv[1:]
     config = load_config(path)
     images = find_images(config.data).train

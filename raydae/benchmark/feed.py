@@ -1,69 +1,84 @@
-"""The feed's part of the benchmark: the sample function alone, a DataLoader, and Ray Data.
+"""The part `feed`: samples per second that reach the training process, and each stage's cost.
 
-The feed computes on the cores, also where a GPU trains: what a GPU changes is how many samples a
-second it takes, and that it can make the noise itself.
+The sides are the sample function alone, a torch DataLoader over it, and Ray Data. Samples are made
+on the CPU cores also where a GPU trains; the GPU only changes how many are needed, and it can make
+the noise itself.
 """
 
-import logging
 import multiprocessing
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
+from raydae.benchmark.harness import Harness, own_process
 from raydae.distributed.cluster import cores
 from raydae.images.sources import find_images
 from raydae.training.config import Config
 from raydae.training.samples import Samples
 from raydae.training.schedule import Schedule
 
+BATCH = 32
+
+
+def measure(harness: Harness) -> None:
+    """Measure each side, and on one core the microseconds a patch of each stage."""
+    rates: dict[str, list[float]] = {}
+    for side in harness.alternate(*SIDES):
+        with own_process() as call:
+            rate = call(SIDES[side], harness.config("unet"), harness.seconds, harness.loaders)
+        rates.setdefault(side, []).append(rate)
+        harness.log(f"feed: {side}: {rate:,.0f} patches/s")
+    report = harness.report
+    medians = {
+        side: report.add("feed", side, "patches/s", values) for side, values in rates.items()
+    }
+    for side in ("bare", "dataloader"):
+        report.ratios[f"feed/{side}"] = medians["ray"] / medians[side]
+    report.ratios["feed/device noise-ray"] = medians["ray, device noise"] / medians["ray"]
+    harness.log("feed: stages")
+    with own_process() as call:
+        costs: dict[str, float] = call(stages, harness.config("unet"))
+    costs["transport"] = 1e6 * cores() * (1 / medians["ray"] - 1 / medians["bare"])
+    for stage, microseconds in costs.items():
+        report.add("feed", stage, "us a patch", [microseconds])
+
 
 def bare(config: Config, seconds: float, loaders: int) -> float:
-    """Measure the sample function alone, on each core; patches a second, as all here."""
+    """Return the patches/s of the sample function alone, on all cores."""
     context, number = multiprocessing.get_context("spawn"), cores()
     with ProcessPoolExecutor(number, context) as pool:
         firsts = [10**6 * core for core in range(number)]
-        made = pool.map(_count, [config] * number, [seconds / 2] * number, firsts)
+        made = pool.map(_make, [config] * number, [seconds / 2] * number, firsts)
         return sum(samples / took for samples, took in made)
 
 
 def dataloader(config: Config, seconds: float, loaders: int) -> float:
-    """Measure a torch DataLoader over the same function."""
+    """Return the patches/s of a torch DataLoader over the same function."""
     from torch.utils.data import DataLoader
 
     from raydae.benchmark.baselines import PREFETCH, Batches
 
-    batches = Batches(_samples(config), 32)
+    batches = Batches(_samples(config), BATCH)
     loader = DataLoader(batches, batch_size=None, num_workers=loaders, prefetch_factor=PREFETCH)
     return _rate((len(batch["index"]) for batch in loader), seconds)
 
 
 def ray_data(config: Config, seconds: float, loaders: int) -> float:
-    """Measure Ray Data, as training is fed, on the CPUs that a worker would have too."""
-    import ray
+    """Return the patches/s of Ray Data, which feeds one worker as in training."""
+    from raydae.distributed.bare_feed import bare_feed
 
-    from raydae.core.storage import Folder
-    from raydae.distributed.cluster import start_ray
-    from raydae.distributed.stream import begin_stream, shares
-
-    start_ray()
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # where it writes what it is to run
-    schedule = Schedule(10**7, 32, 4, 1)
-    with tempfile.TemporaryDirectory() as folder:
-        blocks = begin_stream(ray.put(_samples(config)), schedule, Folder.of(folder))
-        rate = _rate((len(step["index"]) for step in shares(blocks, 32)), seconds)
-    ray.shutdown()
-    return rate
+    with bare_feed(_samples(config), Schedule(10**7, BATCH, 4, 1)) as batches:
+        return _rate((len(batch["index"]) for batch in batches), seconds)
 
 
 def ray_data_device_noise(config: Config, seconds: float, loaders: int) -> float:
-    """Measure Ray Data where the noise is made on the device: clean patches and sigma come."""
+    """Return the patches/s of Ray Data without noise, which the device then makes."""
     return ray_data(config.override({"noise.on": "device"}), seconds, loaders)
 
 
-MEASURES = {
+SIDES = {
     "bare": bare,
     "dataloader": dataloader,
     "ray": ray_data,
@@ -72,7 +87,7 @@ MEASURES = {
 
 
 def stages(config: Config) -> dict[str, float]:
-    """Measure the microseconds a patch of each stage, on one core."""
+    """Return the microseconds a patch of each stage, on one core."""
     import torch
 
     from raydae.images.image_sets import read_image
@@ -101,7 +116,7 @@ def stages(config: Config) -> dict[str, float]:
     crop = took(lambda: clean_only.block([range(rows)], rows), rows)
     whole = took(lambda: samples.block([range(rows)], rows), rows)
     return {
-        "decode, where an image is not in the cache": took(lambda: read_image(uri), crops),
+        "decode, if the image is not in the cache": took(lambda: read_image(uri), crops),
         "crop": crop,
         "noise": whole - crop,
         "convert": took(convert, rows),
@@ -112,10 +127,10 @@ def _samples(config: Config) -> Samples:
     return Samples.of(config, find_images(config.data).train)
 
 
-def _count(config: Config, seconds: float, first: int, rows: int = 512) -> tuple[int, float]:
-    """Makes samples for some seconds; how many, in how long, once the images are decoded."""
+def _make(config: Config, seconds: float, first: int, rows: int = 512) -> tuple[int, float]:
+    """Make samples for some seconds; return their number and the exact seconds."""
     samples = _samples(config)
-    samples.block([range(first, first + rows)], rows)
+    samples.block([range(first, first + rows)], rows)  # decodes the images
     began = time.monotonic()
     made = 0
     while time.monotonic() - began < seconds:
@@ -126,13 +141,16 @@ def _count(config: Config, seconds: float, first: int, rows: int = 512) -> tuple
 
 
 def _rate(sizes: Iterator[int], seconds: float) -> float:
-    """Of what comes, once it flows: the first block of every core comes at once."""
+    """Return patches/s from the sizes of batches as they come, after the first blocks.
+
+    Each core's first block is complete at the same moment and would raise the rate.
+    """
     for _ in range(max(256, 64 * cores())):
         next(sizes)
     began = time.monotonic()
-    came = 0
+    patches = 0
     for size in sizes:
-        came += size
+        patches += size
         if time.monotonic() - began > seconds:
             break
-    return came / (time.monotonic() - began)
+    return patches / (time.monotonic() - began)

@@ -1,8 +1,8 @@
-"""Model FLOPs utilisation: the operations that training needs, over those that the GPU could do.
+"""Model FLOPs utilisation (MFU): the operations that training needs, over those a GPU could do.
 
 Only the network's matrix products and convolutions count (Chowdhery et al. 2022, "PaLM", appendix
-B), forward and backward; a multiplication and an addition are two operations. The peak is measured
-rather than quoted: data sheets name one for clock rates that the card does not keep.
+B), forward and backward; a multiplication and an addition are two operations. The peak is measured,
+because data sheets assume clock rates that a card does not sustain.
 """
 
 import time
@@ -15,11 +15,11 @@ from raydae.models.networks import build
 from raydae.training.config import Config
 from raydae.training.losses import LOSSES
 
-PEAK_SIZE = 8192  # rows and columns of the matrices that show the peak
+PEAK_SIZE = 8192  # rows and columns of the matrices that measure the peak
 
 
 def training_flops(network: nn.Module, patch_size: int) -> int:
-    """Count the operations of a forward and a backward pass for one patch."""
+    """Return the operations of a forward and a backward pass for one patch."""
     compute_loss = LOSSES.bind("mse", {})
     noisy, clean = torch.rand(2, 1, 3, patch_size, patch_size)
     with FlopCounterMode(display=False) as counter:
@@ -29,10 +29,10 @@ def training_flops(network: nn.Module, patch_size: int) -> int:
 
 
 def peak_flops(device: torch.device, size: int = PEAK_SIZE) -> float:
-    """Measure the operations a second of a large bf16 matrix product, the best of five rounds."""
+    """Return the operations per second of a large bf16 matrix product, the best of six rounds."""
     left, right = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
     rates = []
-    for _ in range(6):  # the first chooses an algorithm, and is the slowest
+    for _ in range(6):  # the first is the slowest: it chooses an algorithm
         synchronize(device)
         began = time.perf_counter()
         for _ in range(20):
@@ -52,6 +52,6 @@ def card(configs: dict[str, Config]) -> tuple[float, dict[str, int]]:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was given; the CPU always has."""
+    """Wait until the device has finished its work; the CPU always has."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,4 +1,17 @@
-"""Evaluation: protocols, score tables, baseline denoisers, figures.
+"""Evaluation: scores by the literature's protocol, baselines to compare with, and pictures.
 
-Imports `distributed` and the rooms below it.
+    scoring.py      PSNR and SSIM of a model file, image by image, spread over Ray's workers
+    overlap.py      the guard against evaluating on training images
+    tables.py       scores as mean rows, JSON records and CSV
+    classical.py    baseline denoisers that need no training
+    panel.py        samples.png: noisy, denoised, the released model, clean
+    figures.py      search.png: the figure of a hyperparameter search
+
+The protocols themselves, which image belongs to which split, are in `images`. This room imports
+`distributed` and the rooms below it; only `app` imports it. It does not import ray: work that is
+spread over processes goes through `raydae.distributed.spread`.
+
+To add a baseline, write a function `(noisy, sigma) -> denoised` in classical.py (see
+`classical.Method`) and name it in `classical.available`; `jobs/evaluate.py --compare` then scores
+it. If it needs an optional package, add it only if that package is installed, as `bm3d` does.
 """

@@ -1,7 +1,7 @@
-"""Denoisers without training that a user has at hand, to compare with. They are told sigma.
+"""Baseline denoisers that need no training. They are told sigma.
 
-Settings are the best that their own documentation gives for a known sigma; where it gives none,
-that found on training images, as its docstring says.
+Each uses the settings that its package recommends for a known sigma. Where the package recommends
+none, the setting was tuned on training images, as the function's docstring says.
 """
 
 import functools
@@ -15,25 +15,26 @@ from skimage import restoration
 Image = NDArray[Any]
 Method = Callable[[Image, float], Image]
 """A denoiser: (HxWx3 on [0, 1], sigma on the 0-255 scale) to the same shape and scale."""
-TV_WEIGHT = 0.9  # by sigma; see `total_variation`
-SMALLEST = 16  # pixels a side, below which some of the packages fail
-FAST_FROM = 35  # sigma; see `non_local_means`
+TV_WEIGHT = 0.9  # of sigma; see `total_variation`
+MIN_SIDE = 16  # pixels; some of the packages fail on smaller images
+FAST_MODE_SIGMA = 35  # see `non_local_means`
 
 
 def non_local_means(noisy: Image, sigma: float) -> Image:
-    """Non-local means (Buades, Coll and Morel 2005), as in scikit-image's example with sigma.
+    """Denoise by non-local means (Buades, Coll and Morel 2005).
 
-    Of the example's two modes, that which is better: at low noise the slow one, whose patches are
-    weighted by a Gaussian, at high noise the fast one.
+    The settings are those of scikit-image's example for a known sigma. Of the example's two modes,
+    the better one is used: below a sigma of 35 the slow mode, which weights patches by a Gaussian,
+    from there on the fast mode.
 
     Args:
         noisy: HxWx3, floating point on the [0, 1] scale.
-        sigma: of the noise, 0-255 scale.
+        sigma: noise level, 0-255 scale.
 
     Returns:
         The same shape and scale.
     """
-    level, fast = sigma / 255, sigma >= FAST_FROM
+    level, fast = sigma / 255, sigma >= FAST_MODE_SIGMA
     result: Image = restoration.denoise_nl_means(
         noisy,
         patch_size=5,
@@ -47,14 +48,15 @@ def non_local_means(noisy: Image, sigma: float) -> Image:
 
 
 def wavelet(noisy: Image, sigma: float) -> Image:
-    """BayesShrink (Chang, Yu and Vetterli 2000) in YCbCr, averaged over shifts (Coifman, Donoho).
+    """Denoise by BayesShrink (Chang, Yu and Vetterli 2000) in YCbCr with cycle spinning.
 
-    Wavelet, mode and colour space are those of scikit-image's example of wavelet denoising, and the
-    shifts, 0 to 5 pixels down and right, the most of its example of cycle spinning.
+    The wavelet, mode and colour space are those of scikit-image's example of wavelet denoising. The
+    result is averaged over shifts (Coifman and Donoho 1995) of 0 to 5 pixels down and right, the
+    largest range in its example of cycle spinning.
 
     Args:
         noisy: HxWx3, floating point on the [0, 1] scale.
-        sigma: of the noise, 0-255 scale.
+        sigma: noise level, 0-255 scale.
 
     Returns:
         The same shape and scale.
@@ -78,15 +80,15 @@ def wavelet(noisy: Image, sigma: float) -> Image:
 
 
 def total_variation(noisy: Image, sigma: float) -> Image:
-    """Total variation (Rudin, Osher and Fatemi 1992) by Chambolle's algorithm (2004).
+    """Denoise by total variation (Rudin, Osher and Fatemi 1992), by Chambolle's algorithm (2004).
 
-    Its documentation gives no weight for a known sigma: on training images of BSDS500, 0.8, 0.9 and
-    1.1 times sigma were the best at 15, 25 and 50. It iterates until little changes; at the default
-    `eps` it stops up to 2 dB early.
+    scikit-image recommends no weight for a known sigma. On training images of BSDS500, 0.8, 0.9 and
+    1.1 times sigma were the best at 15, 25 and 50. `eps` is smaller than the default, at which the
+    iteration stops up to 2 dB early.
 
     Args:
         noisy: HxWx3, floating point on the [0, 1] scale.
-        sigma: of the noise, 0-255 scale.
+        sigma: noise level, 0-255 scale.
 
     Returns:
         The same shape and scale.
@@ -98,11 +100,11 @@ def total_variation(noisy: Image, sigma: float) -> Image:
 
 
 def bm3d(noisy: Image, sigma: float) -> Image:
-    """CBM3D (Dabov et al. 2007) by its authors' package, whose licence is non-commercial.
+    """Denoise by CBM3D (Dabov et al. 2007), with its authors' package (non-commercial licence).
 
     Args:
         noisy: HxWx3, floating point on the [0, 1] scale.
-        sigma: of the noise, 0-255 scale.
+        sigma: noise level, 0-255 scale.
 
     Returns:
         The same shape and scale.
@@ -114,9 +116,9 @@ def bm3d(noisy: Image, sigma: float) -> Image:
 
 
 def available() -> dict[str, Method]:
-    """The denoisers by name; bm3d where its package is installed.
+    """Return the baselines by name; bm3d only if its package is installed.
 
-    Where there is no noise, or less than 16 pixels a side, they give back what they are given.
+    Each returns its input unchanged if sigma is 0 or the image is smaller than 16 pixels a side.
     """
     methods: dict[str, Method] = {
         "nl-means": non_local_means,
@@ -125,8 +127,8 @@ def available() -> dict[str, Method]:
     }
     if importlib.util.find_spec("bm3d") is not None:
         methods["bm3d"] = bm3d
-    return {name: functools.partial(_sensibly, method) for name, method in methods.items()}
+    return {name: functools.partial(_denoise, method) for name, method in methods.items()}
 
 
-def _sensibly(method: Method, noisy: Image, sigma: float) -> Image:
-    return method(noisy, sigma) if sigma > 0 and min(noisy.shape[:2]) >= SMALLEST else noisy
+def _denoise(method: Method, noisy: Image, sigma: float) -> Image:
+    return method(noisy, sigma) if sigma > 0 and min(noisy.shape[:2]) >= MIN_SIDE else noisy

@@ -1,72 +1,35 @@
-"""Figures of a run."""
+"""The figure of a hyperparameter search."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
-import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
-
-from raydae.core.pixels import to_uint8
-from raydae.metrics.psnr import psnr
-from raydae.noise.evaluation import evaluation_noise
-
-
-def panel(
-    images: Sequence[NDArray[np.uint8]], sigma: float, denoise: Callable[[Any], Any], title: str
-) -> bytes:
-    """Noisy, denoised and clean side by side, a row for each image, PSNR written under each.
-
-    Args:
-        images: clean uint8 HxWx3.
-        sigma: of the noise to add, 0-255 scale.
-        denoise: float32 HxWx3 to the same on [0, 1].
-        title: written above.
-
-    Returns:
-        A PNG.
-    """
-    # Every third of the width shows its image as wide as the widest one.
-    heights = [image.shape[0] / image.shape[1] * 3.2 + 0.35 for image in images]
-    figure = Figure(figsize=(10, sum(heights) + 0.5), layout="constrained")
-    figure.suptitle(title, fontsize=11)
-    axes = figure.subplots(len(images), 3, squeeze=False, height_ratios=heights)
-    for row, clean in zip(axes, images, strict=True):
-        noisy = evaluation_noise(clean, sigma)
-        denoised = to_uint8(denoise(noisy))
-        _show(row[0], to_uint8(noisy), f"noisy {psnr(clean, noisy * 255):.2f} dB")
-        _show(row[1], denoised, f"denoised {psnr(clean, denoised):.2f} dB")
-        _show(row[2], clean, "clean")
-    buffer = io.BytesIO()
-    with mpl.rc_context({"savefig.facecolor": "white"}):
-        figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
 
 
 @dataclass(frozen=True)
 class TrialMark:
-    """A trial as the figure of a search shows it."""
+    """One trial of a search, as its figure shows it."""
 
     number: int
     status: str
     sigma: tuple[float, float]
-    """Lowest and highest noise level it was trained with, 0-255 scale."""
+    """Lowest and highest noise level of its training, 0-255 scale."""
     lr: float
     curve: list[tuple[int, float]]
     """(epoch, validation PSNR in dB)."""
 
 
-def search_figure(trials: Sequence[TrialMark], best: int, judged_at: str, title: str) -> bytes:
-    """Validation PSNR over learning rate and over noise level; the learning curves under them.
+def search_figure(trials: Sequence[TrialMark], best: int, eval_sigmas: str, title: str) -> bytes:
+    """Draw validation PSNR over learning rate and over noise level, and the learning curves below.
 
     Args:
-        trials: those that have done an epoch.
-        best: the number of the best.
-        judged_at: the noise levels of validation, in words.
+        trials: the trials that have finished at least one epoch.
+        best: the number of the best trial.
+        eval_sigmas: the noise levels of validation, as text.
         title: written above.
 
     Returns:
@@ -103,7 +66,7 @@ def search_figure(trials: Sequence[TrialMark], best: int, judged_at: str, title:
     curves.set(xlabel="epoch")
     curves.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (by_lr, by_sigma, curves):
-        axes.set_ylabel(f"validation PSNR at sigma {judged_at}, dB")
+        axes.set_ylabel(f"validation PSNR at sigma {eval_sigmas}, dB")
         axes.margins(0.1)
         axes.grid(alpha=0.3)
     curves.legend(fontsize=8, ncols=max(-(-len(trials) // 20), 1), loc="lower right")
@@ -112,11 +75,3 @@ def search_figure(trials: Sequence[TrialMark], best: int, judged_at: str, title:
     with mpl.rc_context({"savefig.facecolor": "white"}):
         figure.savefig(buffer, format="png", dpi=130)
     return buffer.getvalue()
-
-
-def _show(axis: Any, image: NDArray[np.uint8], label: str) -> None:
-    axis.imshow(image, interpolation="antialiased")
-    axis.set_xlabel(label, fontsize=9)
-    axis.set(xticks=[], yticks=[])
-    for spine in axis.spines.values():
-        spine.set_visible(False)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import raydae
 from raydae.core.pixels import to_uint8
 from raydae.distributed.spread import spread
-from raydae.evaluation.evaluation import evaluate
+from raydae.evaluation.scoring import evaluate
 from raydae.images.sources import list_images, scan
 from raydae.models import inference
 from raydae.models.config import ModelConfig
@@ -196,8 +196,8 @@ def test_evaluating_under_ray_on_a_gpu_scores_as_the_cpu_does(tmp_path: Path) ->
     for seed in (0, 1):
         Image.fromarray(draw(seed, 65, 91)).save(tmp_path / f"{seed}.png")
     images, _ = scan(list_images(str(tmp_path)))
-    on_cpu, failed_on_cpu = evaluate("released", images, [15, 50], here="cpu")
-    in_threads, _ = evaluate("released", images, [15, 50], here="cuda")
+    on_cpu, failed_on_cpu = evaluate("released", images, [15, 50], local_device="cpu")
+    in_threads, _ = evaluate("released", images, [15, 50], local_device="cuda")
     on_gpus, failed_on_gpus = evaluate("released", images, [15, 50])
     assert not failed_on_cpu
     assert not failed_on_gpus

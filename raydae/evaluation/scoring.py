@@ -1,0 +1,149 @@
+"""PSNR and SSIM of denoisers, image by image, by the literature's protocol.
+
+The noise is drawn anew for each image from `np.random.RandomState(0)` and is neither clipped nor
+rounded. The denoised image is rounded to uint8 before it is scored.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from raydae.core.errors import first_line
+from raydae.core.pixels import to_uint8
+from raydae.distributed.spread import spread
+from raydae.evaluation import classical
+from raydae.images.image_sets import ImageFile, read_image
+from raydae.metrics.psnr import psnr
+from raydae.metrics.ssim import ssim
+from raydae.models.inference import Denoiser
+from raydae.models.model_file import load_model
+from raydae.noise.evaluation import evaluation_noise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """The result of one denoiser on one image at one noise level; PSNR in dB."""
+
+    image: str
+    method: str
+    sigma: float
+    """Noise level, 0-255 scale."""
+    psnr_noisy: float
+    psnr: float
+    ssim_noisy: float
+    ssim: float
+    seconds: float
+    """Time to denoise the image, on one core or one GPU."""
+
+
+def score_image(
+    methods: Mapping[str, classical.Method],
+    file: ImageFile,
+    sigmas: Sequence[float],
+    lock: AbstractContextManager[Any] = nullcontext(),  # noqa: B008  # it has no state
+) -> list[Score]:
+    """Score each method on one image at each noise level.
+
+    Args:
+        methods: the denoisers by name.
+        file: the clean image.
+        sigmas: noise levels, 0-255 scale.
+        lock: held while a method runs.
+
+    Returns:
+        The scores, ordered by level, then by method.
+
+    Raises:
+        OSError: the image cannot be read.
+    """
+    clean = read_image(file.uri)
+    scores = []
+    for sigma in sigmas:
+        noisy = evaluation_noise(clean, sigma)
+        psnr_noisy, ssim_noisy = psnr(clean, noisy * 255), ssim(clean, noisy * 255)
+        for name, method in methods.items():
+            with lock:
+                began = time.perf_counter()
+                denoised = method(noisy, sigma)
+                seconds = time.perf_counter() - began
+            result = to_uint8(denoised)
+            scores.append(
+                Score(
+                    image=file.name,
+                    method=name,
+                    sigma=sigma,
+                    psnr_noisy=psnr_noisy,
+                    psnr=psnr(clean, result),
+                    ssim_noisy=ssim_noisy,
+                    ssim=ssim(clean, result),
+                    seconds=seconds,
+                )
+            )
+    return scores
+
+
+def evaluate(
+    model: str,
+    images: Sequence[ImageFile],
+    sigmas: Sequence[float],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    ensemble: bool = False,
+    compare: bool = False,
+    local_device: Literal["cpu", "cuda"] | None = None,
+) -> tuple[list[Score], list[str]]:
+    """Score a model file on images, in float32 (not TF32), in parallel.
+
+    By default the images are spread over Ray's workers, which use a GPU where Ray has one; Ray must
+    be running. CPU and GPU give the same scores up to rounding.
+
+    Args:
+        model: a path or URI that all nodes can read, or `released` or `large`.
+        images: the images to score it on.
+        sigmas: noise levels, 0-255 scale.
+        progress: called with (images done, images in all).
+        ensemble: average over the eight flips and turns.
+        compare: also score the methods of `raydae.evaluation.classical`.
+        local_device: score in threads of this process, with the network on this device, instead of
+            in Ray's workers.
+
+    Returns:
+        The scores, ordered by image, level and method; and one line for each image that failed.
+    """
+
+    def prepare() -> Callable[[ImageFile], list[Score]]:
+        device = local_device or ("cuda" if torch.cuda.is_available() else "cpu")
+        network, info = load_model(model)
+        denoiser = Denoiser(network, device, ensemble=ensemble)
+        denoiser(np.zeros((256, 256), np.float32))  # warm up: the first call is the slowest
+        name = f"{info.model.name}, ensemble" if ensemble else info.model.name
+        methods: dict[str, classical.Method] = {name: lambda noisy, sigma: denoiser(noisy)}
+        if compare:
+            methods |= classical.available()
+        # Threads share the GPU, so only one of them may be timed on it at once.
+        lock = threading.Lock() if device == "cuda" else nullcontext()
+        return lambda file: score_image(methods, file, sigmas, lock)
+
+    threads = torch.get_num_threads()
+    if local_device == "cpu":
+        torch.set_num_threads(1)  # each scoring thread has a core of its own
+    sigmas = tuple(dict.fromkeys(sigmas))
+    scored: dict[int, list[Score]] = {}
+    failed = []
+    results = spread(prepare, images, local_device is not None)
+    try:
+        for done, (number, result) in enumerate(results, start=1):
+            if isinstance(result, Exception):
+                failed.append(f"{images[number].name}: {first_line(result)}")
+            else:
+                scored[number] = result
+            progress(done, len(images))
+    finally:
+        torch.set_num_threads(threads)
+    return [score for number in sorted(scored) for score in scored[number]], sorted(failed)

@@ -1,0 +1,78 @@
+import functools
+import math
+import os
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import ray
+
+from raydae.distributed.cluster import start_ray
+from raydae.distributed.spread import spread
+from raydae.evaluation.scoring import evaluate, score_image
+from raydae.images.image_sets import ImageSets, read_image
+from raydae.metrics.psnr import psnr
+from raydae.noise.evaluation import evaluation_noise
+
+
+def test_the_noisy_input_is_scored_as_it_is_and_the_result_as_uint8(sets: ImageSets) -> None:
+    clean = read_image(sets.test[0].uri)
+    (line,) = score_image({"none": lambda noisy, sigma: noisy}, sets.test[0], [25])
+    noisy = evaluation_noise(clean, 25) * 255
+    assert line.psnr_noisy == psnr(clean, noisy)
+    assert line.psnr == psnr(clean, np.rint(np.clip(noisy, 0, 255)))
+    assert line.psnr > line.psnr_noisy  # clipping alone makes an easier task
+
+
+def test_a_perfect_result(sets: ImageSets) -> None:
+    clean = read_image(sets.test[0].uri)
+    methods = {
+        "perfect": lambda noisy, sigma: clean / np.float32(255),
+        "none": lambda noisy, sigma: noisy,
+    }
+    lines = score_image(methods, sets.test[0], [15, 50])
+    assert [(line.sigma, line.method) for line in lines] == [
+        (15, "perfect"),
+        (15, "none"),
+        (50, "perfect"),
+        (50, "none"),
+    ]
+    assert all(math.isinf(line.psnr) and line.ssim == pytest.approx(1) for line in lines[::2])
+    assert all(line.psnr < 30 and line.seconds >= 0 for line in lines[1::2])
+
+
+@pytest.fixture(scope="module")
+def ray_with_a_gpu() -> Iterator[None]:
+    """Ray that counts one GPU on this machine, whether there is one or not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray, "init", functools.partial(ray.init, num_gpus=1))
+        start_ray((2, 2), threads=1)
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.usefixtures("ray_with_a_gpu")
+def test_one_gpu_works_on_all_items_in_one_actor() -> None:
+    def prepare() -> Callable[[int], tuple[int, int, list[int], str]]:
+        def work(item: int) -> tuple[int, int, list[int], str]:
+            visible = os.environ["CUDA_VISIBLE_DEVICES"]
+            return item, os.getpid(), ray.get_gpu_ids(), visible
+
+        return work
+
+    results = dict(spread(prepare, range(6)))
+    pid = results[0][1]  # type: ignore[index]
+    assert results == {item: (item, pid, [0], "0") for item in range(6)}
+
+
+@pytest.mark.usefixtures("ray_with_a_gpu")
+def test_evaluating_under_ray_scores_as_in_this_process(sets: ImageSets) -> None:
+    images = [*sets.val, *sets.test]
+    local, failed = evaluate("released", images, [15, 50], local_device="cpu")
+    under_ray, failed_under_ray = evaluate("released", images, [15, 50])
+    assert failed == failed_under_ray == []
+    assert len(local) == len(under_ray) == 4
+    for expected, line in zip(local, under_ray, strict=True):
+        assert (line.image, line.sigma) == (expected.image, expected.sigma)
+        assert line.psnr == pytest.approx(expected.psnr, abs=0.001)
+        assert line.ssim == pytest.approx(expected.ssim, abs=0.0001)

@@ -1,0 +1,54 @@
+import dataclasses
+import math
+
+import pytest
+
+from raydae.evaluation.scoring import Score
+from raydae.evaluation.tables import mean_rows, to_csv, to_records
+
+SCORE = Score(
+    image="a",
+    method="unet",
+    sigma=25,
+    psnr_noisy=20,
+    psnr=30,
+    ssim_noisy=0.4,
+    ssim=0.8,
+    seconds=0.5,
+)
+
+
+def test_a_table_has_means_over_the_images() -> None:
+    scores = [SCORE, dataclasses.replace(SCORE, image="b", psnr=20, ssim_noisy=0.2, ssim=math.nan)]
+    scores.append(dataclasses.replace(SCORE, sigma=50, psnr=math.inf))
+    scores.append(dataclasses.replace(SCORE, method="tv"))
+    rows = mean_rows("set", scores, "a remark")
+    assert rows[0] == {
+        "set": "set",
+        "method": "unet",
+        "sigma": 25,
+        "images": 2,
+        "psnr_noisy": 20,
+        "psnr": 25,
+        "ssim_noisy": pytest.approx(0.3),
+        "ssim": None,
+        "seconds": 0.5,
+        "remark": "a remark",
+    }
+    assert (rows[1]["sigma"], rows[1]["psnr"]) == (50, None)
+    assert (rows[2]["method"], rows[2]["images"]) == ("tv", 1)
+    assert "remark" not in rows[2]
+
+
+def test_csv_has_a_line_for_each_image() -> None:
+    text = to_csv([dataclasses.replace(SCORE, image="a,b")])
+    assert text.splitlines() == [
+        "image,method,sigma,psnr_noisy,psnr,ssim_noisy,ssim,seconds",
+        '"a,b",unet,25,20,30,0.4,0.8,0.5',
+    ]
+
+
+def test_records_can_be_written_as_json() -> None:
+    (record,) = to_records([dataclasses.replace(SCORE, psnr=math.inf, ssim=math.nan)])
+    assert (record["psnr"], record["ssim"]) == (None, None)
+    assert (record["image"], record["psnr_noisy"]) == ("a", 20)
