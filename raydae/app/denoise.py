@@ -43,6 +43,8 @@ class Arguments:
     """File or URI; last: the newest run's; released, large: ours."""
     ensemble: bool = False
     """Average over the eight flips and turns: 8 times the time."""
+    trust: tuple[str, ...] = ()
+    """Modules that the model file may import."""
     add_noise: str | None = None
     """Add noise of this sigma (0-255) first; saves a panel."""
 
@@ -57,12 +59,12 @@ def main(argv: Sequence[str]) -> int:
     work = find_pictures(args.inputs, args.out)
     check_writable(Folder.of(args.out), args.out)
     # A bad model is refused here rather than in every worker; the GPUs are left to the workers.
-    load(model, device="cpu")
+    load(model, device="cpu", trust=args.trust)
 
     screen = make_console()
     failed: list[str] = []
     with counting(screen, "denoising") as progress:
-        for done, problem in enumerate(_denoise_all(model, args.ensemble, sigma, work), start=1):
+        for done, problem in enumerate(_denoise_all(args, model, sigma, work), start=1):
             failed += [problem] if problem else []
             progress(done, len(work))
     done_well = f"{len(work) - len(failed)} of {len(work)}"
@@ -90,12 +92,12 @@ def find_pictures(inputs: Sequence[str], out: str) -> list[Pair]:
 
 
 def _denoise_all(
-    model: str, ensemble: bool, sigma: float | None, work: list[Pair]
+    args: Arguments, model: str, sigma: float | None, work: list[Pair]
 ) -> Iterator[str | None]:
     """Denoise everything; yield what went wrong with each picture as it is done, or none."""
 
     def prepare() -> Callable[[Pair], str | None]:
-        denoise = load(model, ensemble=ensemble)
+        denoise = load(model, ensemble=args.ensemble, trust=args.trust)
         return lambda pair: _denoise_one(model, denoise, sigma, *pair)
 
     if len(work) == 1:  # not worth starting Ray

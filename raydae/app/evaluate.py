@@ -8,7 +8,7 @@ model was trained on are refused, whatever their names.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 from raydae.app.console import counting, make_console, print_some
@@ -17,6 +17,7 @@ from raydae.app.parsing import parse
 from raydae.app.tables import result_table, score_table
 from raydae.core.errors import UserError
 from raydae.images.sources import evaluation_images, scan
+from raydae.metrics import METRICS
 from raydae.noise.levels import parse_level
 from raydae.training.run_names import find_model
 
@@ -39,6 +40,10 @@ class Arguments:
     """Average over the eight flips and turns."""
     compare: bool = False
     """Also measure denoisers without training; slow."""
+    metrics: tuple[str, ...] = ("psnr", "ssim")
+    """psnr, ssim, MODULE:NAME."""
+    trust: tuple[str, ...] = ()
+    """Modules that the model file may import."""
     summary: bool = False
     """Show the means only."""
     force: bool = False
@@ -52,6 +57,8 @@ def main(argv: Sequence[str]) -> int:
     if not sigmas:
         raise UserError("--sigma: give at least one level, such as 25")
     out = None if args.out is None else OutputFile.of(args.out, ".json", ".csv")
+    for name in args.metrics:
+        METRICS.options_class(name)  # raises for an unknown name
     model = find_model(args.model)
     screen = make_console()
 
@@ -59,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
     from raydae.evaluation import overlap, scoring, tables  # with Ray and torch: seconds
     from raydae.models.model_file import load_model
 
-    _, info = load_model(model)
+    _, info = load_model(model, args.trust)
     name, listed = evaluation_images(args.data, args.protocol, info.protocol)
     with counting(screen, "checking images") as progress:
         images, unreadable = scan(listed, progress)
@@ -70,12 +77,19 @@ def main(argv: Sequence[str]) -> int:
     cluster.start_ray()
     with counting(screen, "denoising") as progress:
         scores, failed = scoring.evaluate(
-            model, images, sigmas, progress, ensemble=args.ensemble, compare=args.compare
+            model,
+            images,
+            sigmas,
+            progress,
+            metrics=args.metrics,
+            trust=args.trust,
+            ensemble=args.ensemble,
+            compare=args.compare,
         )
     not_measured = [*unreadable, *failed]
     rows = tables.mean_rows(name, scores, remark)
     if not args.summary:
-        screen.print(score_table([asdict(line) for line in scores]))
+        screen.print(score_table(tables.to_records(scores)))
     screen.print(result_table(rows))
     screen.print(f"model: {model}", soft_wrap=True)
     if remark:

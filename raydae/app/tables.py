@@ -1,27 +1,24 @@
 """Results as tables: of a test, of a search, of a benchmark."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from rich.table import Table
 
+FORMATS = {"psnr": ".2f", "ssim": ".4f"}  # of metrics; others have four digits
+
 
 def score_table(scores: Sequence[dict[str, Any]]) -> Table:
-    """Return the scores of each image."""
+    """Return the scores of each image, as `tables.to_records` has them."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("image", "method", "sigma", "PSNR noisy", "PSNR", "SSIM noisy", "SSIM"):
-        text = heading in ("image", "method")
-        table.add_column(heading, justify="left" if text else "right", no_wrap=True)
+    words, metrics = ("image", "method"), metrics_of(scores[0])
+    columns = [f"{metric}{state}" for metric in metrics for state in ("_noisy", "")]
+    for heading in (*words, "sigma", *map(_heading, columns)):
+        justify: Literal["left", "right"] = "left" if heading in words else "right"
+        table.add_column(heading, justify=justify, no_wrap=True)
     for line in scores:
-        table.add_row(
-            line["image"],
-            line["method"],
-            f"{line['sigma']:g}",
-            f"{line['psnr_noisy']:.2f}",
-            f"{line['psnr']:.2f}",
-            f"{line['ssim_noisy']:.4f}",
-            f"{line['ssim']:.4f}",
-        )
+        values = [_metric(line, column) for column in columns]
+        table.add_row(line["image"], line["method"], f"{line['sigma']:g}", *values)
     return table
 
 
@@ -29,25 +26,42 @@ def result_table(rows: Sequence[dict[str, Any]]) -> Table:
     """Return the test table: means over the images, and the seconds that an image took."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     words = ["set", "method"]
-    numbers = ["sigma", "images", "PSNR noisy", "PSNR", "gain", "SSIM noisy", "SSIM", "s/image"]
-    for heading in words + numbers:
+    columns = []
+    for metric in metrics_of(rows[0]):
+        columns += [f"{metric}_noisy", metric, *(["gain"] if metric == "psnr" else [])]
+    for heading in [*words, "sigma", "images", *map(_heading, columns), "s/image"]:
         table.add_column(heading, justify="left" if heading in words else "right", no_wrap=True)
     for row in rows:
-        noisy, denoised = row["psnr_noisy"], row["psnr"]
-        gain = None if noisy is None or denoised is None else denoised - noisy
+        values = [_gain(row) if column == "gain" else _metric(row, column) for column in columns]
         table.add_row(
             row["set"],
             row["method"],
             f"{row['sigma']:g}",
             str(row["images"]),
-            spell_number(noisy, ".2f"),
-            spell_number(denoised, ".2f"),
-            spell_number(gain, "+.2f"),
-            spell_number(row["ssim_noisy"], ".4f"),
-            spell_number(row["ssim"], ".4f"),
+            *values,
             spell_number(row["seconds"], ".2f"),
         )
     return table
+
+
+def metrics_of(row: dict[str, Any]) -> list[str]:
+    """Return the names of the metrics in a row of scores."""
+    return [key.removesuffix("_noisy") for key in row if key.endswith("_noisy")]
+
+
+def _heading(column: str) -> str:
+    metric = column.removesuffix("_noisy")
+    name = metric.upper() if metric in FORMATS else metric
+    return f"{name} noisy" if column.endswith("_noisy") else name
+
+
+def _metric(row: dict[str, Any], column: str) -> str:
+    return spell_number(row[column], FORMATS.get(column.removesuffix("_noisy"), ".4g"))
+
+
+def _gain(row: dict[str, Any]) -> str:
+    noisy, denoised = row["psnr_noisy"], row["psnr"]
+    return spell_number(None if None in (noisy, denoised) else denoised - noisy, "+.2f")
 
 
 def benchmark_table(rows: Sequence[dict[str, Any]]) -> Table:

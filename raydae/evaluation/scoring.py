@@ -1,4 +1,4 @@
-"""PSNR and SSIM of denoisers, image by image, by the literature's protocol.
+"""Metrics of denoisers, image by image, by the literature's protocol.
 
 The noise is drawn anew for each image from `np.random.RandomState(0)` and is neither clipped nor
 rounded. The denoised image is rounded to uint8 before it is scored.
@@ -6,38 +6,39 @@ rounded. The denoised image is rounded to uint8 before it is scored.
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from raydae.core.errors import first_line
 from raydae.core.pixels import to_uint8
 from raydae.distributed.spread import spread
 from raydae.evaluation import classical
 from raydae.images.image_sets import ImageFile, read_image
-from raydae.metrics.psnr import psnr
-from raydae.metrics.ssim import ssim
+from raydae.metrics import METRICS, label_of
 from raydae.models.inference import Denoiser
 from raydae.models.model_file import load_model
 from raydae.noise.evaluation import evaluation_noise
+from raydae.training.validation import compute
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """The result of one denoiser on one image at one noise level; PSNR in dB."""
+    """The result of one denoiser on one image at one noise level."""
 
     image: str
     method: str
     sigma: float
     """Noise level, 0-255 scale."""
-    psnr_noisy: float
-    psnr: float
-    ssim_noisy: float
-    ssim: float
+    noisy: Mapping[str, float]
+    """The metrics of the noisy image by name; PSNR in dB."""
+    denoised: Mapping[str, float]
+    """The metrics of the result, likewise."""
     seconds: float
     """Time to denoise the image, on one core or one GPU."""
 
@@ -46,6 +47,7 @@ def score_image(
     methods: Mapping[str, classical.Method],
     file: ImageFile,
     sigmas: Sequence[float],
+    metrics: Sequence[str] = ("psnr", "ssim"),
     lock: AbstractContextManager[Any] = nullcontext(),  # noqa: B008  # it has no state
 ) -> list[Score]:
     """Score each method on one image at each noise level.
@@ -54,6 +56,7 @@ def score_image(
         methods: the denoisers by name.
         file: the clean image.
         sigmas: noise levels, 0-255 scale.
+        metrics: names or import paths.
         lock: held while a method runs.
 
     Returns:
@@ -61,12 +64,21 @@ def score_image(
 
     Raises:
         OSError: the image cannot be read.
+        UserError: a metric of a user's own fails.
     """
+    functions = {name: METRICS.bind(name, {}) for name in metrics}
+
+    def measure(image: NDArray[Any]) -> dict[str, float]:
+        return {
+            label_of(name): compute(name, function, clean, image)
+            for name, function in functions.items()
+        }
+
     clean = read_image(file.uri)
     scores = []
     for sigma in sigmas:
         noisy = evaluation_noise(clean, sigma)
-        psnr_noisy, ssim_noisy = psnr(clean, noisy * 255), ssim(clean, noisy * 255)
+        of_noisy = measure(noisy * 255)
         for name, method in methods.items():
             with lock:
                 began = time.perf_counter()
@@ -78,10 +90,8 @@ def score_image(
                     image=file.name,
                     method=name,
                     sigma=sigma,
-                    psnr_noisy=psnr_noisy,
-                    psnr=psnr(clean, result),
-                    ssim_noisy=ssim_noisy,
-                    ssim=ssim(clean, result),
+                    noisy=of_noisy,
+                    denoised=measure(result),
                     seconds=seconds,
                 )
             )
@@ -94,6 +104,8 @@ def evaluate(
     sigmas: Sequence[float],
     progress: Callable[[int, int], None] = lambda done, total: None,
     *,
+    metrics: Sequence[str] = ("psnr", "ssim"),
+    trust: Collection[str] = (),
     ensemble: bool = False,
     compare: bool = False,
     local_device: Literal["cpu", "cuda"] | None = None,
@@ -108,7 +120,9 @@ def evaluate(
         images: the images to score it on.
         sigmas: noise levels, 0-255 scale.
         progress: called with (images done, images in all).
-        ensemble: average over the eight flips and turns.
+        metrics: names or import paths.
+        trust: modules that may be imported, if the model file names a network of one of them.
+        ensemble: average over the eight flips and rotations.
         compare: also score the methods of `raydae.evaluation.classical`.
         local_device: score in threads of this process, with the network on this device, instead of
             in Ray's workers.
@@ -119,7 +133,7 @@ def evaluate(
 
     def prepare() -> Callable[[ImageFile], list[Score]]:
         device = local_device or ("cuda" if torch.cuda.is_available() else "cpu")
-        network, info = load_model(model)
+        network, info = load_model(model, trust)
         denoiser = Denoiser(network, device, ensemble=ensemble)
         denoiser(np.zeros((256, 256), np.float32))  # warm up: the first call is the slowest
         name = f"{info.model.name}, ensemble" if ensemble else info.model.name
@@ -128,7 +142,7 @@ def evaluate(
             methods |= classical.available()
         # Threads share the GPU, so only one of them may be timed on it at once.
         lock = threading.Lock() if device == "cuda" else nullcontext()
-        return lambda file: score_image(methods, file, sigmas, lock)
+        return lambda file: score_image(methods, file, sigmas, metrics, lock)
 
     threads = torch.get_num_threads()
     if local_device == "cpu":

@@ -4,7 +4,6 @@ import csv
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from raydae.evaluation.scoring import Score
@@ -28,8 +27,9 @@ def mean_rows(
     for sigma, method in dict.fromkeys((score.sigma, score.method) for score in scores):
         group = [score for score in scores if (score.sigma, score.method) == (sigma, method)]
         row: dict[str, Any] = {"set": name, "method": method, "sigma": sigma, "images": len(group)}
-        for key in ("psnr_noisy", "psnr", "ssim_noisy", "ssim", "seconds"):
-            row[key] = _finite(sum(getattr(score, key) for score in group) / len(group))
+        records = [_record(score) for score in group]
+        for key in list(records[0])[3:]:  # after image, method and sigma
+            row[key] = _finite(sum(record[key] for record in records) / len(group))
         if remark is not None and method == scores[0].method:
             row["remark"] = remark
         rows.append(row)
@@ -38,16 +38,25 @@ def mean_rows(
 
 def to_records(scores: Sequence[Score]) -> list[dict[str, Any]]:
     """Return the scores image by image as JSON holds them: None for a value that is not finite."""
-    return [{key: _finite(value) for key, value in asdict(score).items()} for score in scores]
+    return [{key: _finite(value) for key, value in _record(score).items()} for score in scores]
 
 
 def to_csv(scores: Sequence[Score]) -> str:
-    """Return the scores image by image as CSV with a header."""
+    """Return the scores of at least one image, image by image, as CSV with a header."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(Score.__dataclass_fields__))
+    records = [_record(score) for score in scores]
+    writer = csv.DictWriter(text, list(records[0]))
     writer.writeheader()
-    writer.writerows(asdict(score) for score in scores)
+    writer.writerows(records)
     return text.getvalue()
+
+
+def _record(score: Score) -> dict[str, Any]:
+    """Return a score as one row: for each metric, its value before and after denoising."""
+    row: dict[str, Any] = {"image": score.image, "method": score.method, "sigma": score.sigma}
+    for name, value in score.noisy.items():
+        row |= {f"{name}_noisy": value, name: score.denoised[name]}
+    return row | {"seconds": score.seconds}
 
 
 def _finite(value: Any) -> Any:

@@ -10,17 +10,24 @@ SCORE = Score(
     image="a",
     method="unet",
     sigma=25,
-    psnr_noisy=20,
-    psnr=30,
-    ssim_noisy=0.4,
-    ssim=0.8,
+    noisy={"psnr": 20, "ssim": 0.4},
+    denoised={"psnr": 30, "ssim": 0.8},
     seconds=0.5,
 )
 
 
+B = dataclasses.replace(
+    SCORE,
+    image="b",
+    noisy={"psnr": 20, "ssim": 0.2},
+    denoised={"psnr": 20, "ssim": math.nan},
+)
+
+
 def test_a_table_has_means_over_the_images() -> None:
-    scores = [SCORE, dataclasses.replace(SCORE, image="b", psnr=20, ssim_noisy=0.2, ssim=math.nan)]
-    scores.append(dataclasses.replace(SCORE, sigma=50, psnr=math.inf))
+    scores = [SCORE, B]
+    equal = {"psnr": math.inf, "ssim": 1}
+    scores.append(dataclasses.replace(SCORE, sigma=50, denoised=equal))
     scores.append(dataclasses.replace(SCORE, method="tv"))
     rows = mean_rows("set", scores, "a remark")
     assert rows[0] == {
@@ -49,6 +56,8 @@ def test_csv_has_a_line_for_each_image() -> None:
 
 
 def test_records_can_be_written_as_json() -> None:
-    (record,) = to_records([dataclasses.replace(SCORE, psnr=math.inf, ssim=math.nan)])
+    (record,) = to_records(
+        [dataclasses.replace(SCORE, denoised={"psnr": math.inf, "ssim": math.nan})]
+    )
     assert (record["psnr"], record["ssim"]) == (None, None)
     assert (record["image"], record["psnr_noisy"]) == ("a", 20)
