@@ -21,7 +21,7 @@ from raydae.app import cli, console
 from raydae.core.config import Config, check_workers
 from raydae.core.errors import UserError
 from raydae.core.storage import Folder
-from raydae.search.space import Space, spell
+from raydae.search.space import Space, format_flags
 from raydae.training.runs import check_name, claim, default_storage, new_name, open_run
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def show(found: "Search", best: "Trial", threads: int, screen: Console) -> None:
             screen.print(f"trial {trial.number}: {trial.message}", style="yellow", soft_wrap=True)
     screen.print(f"files: {found.folder}", soft_wrap=True)
     config = shlex.quote(found.folder.path_of("best.json"))
-    screen.print(f"the best, trial {best.number}: {spell(best.changes)}", soft_wrap=True)
+    screen.print(f"the best, trial {best.number}: {format_flags(best.changes)}", soft_wrap=True)
     screen.print(f"train with it: python jobs/train.py --config {config}", soft_wrap=True)
     screen.print(
         f"it has the trial's --epochs {found.config.optim.epochs} and --threads {threads}; give "
@@ -205,8 +205,8 @@ def rows(found: "Search") -> list[dict[str, Any]]:
                 "over": trial.over,
                 "sigma": config.noise.sigma,
                 "lr": config.optim.lr,
-                "others": spell(others),
-                "settings": spell(trial.changes),
+                "others": format_flags(others),
+                "settings": format_flags(trial.changes),
                 "epochs": len(trial.history),
                 "val_psnr": trial.best["val_psnr"] if trial.best else None,
                 "best": trial is best,

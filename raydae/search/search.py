@@ -35,7 +35,8 @@ from raydae.core.errors import UserError
 from raydae.core.storage import Folder, first_line
 from raydae.distributed.cluster import Workers, set_environment
 from raydae.images.image_sets import ImageSets
-from raydae.search.space import ATTEMPTS, Fixed, Space, Value
+from raydae.search.space import Space
+from raydae.search.suggesters import ATTEMPTS, Fixed, Value
 from raydae.training.runs import Checkpoints, Outcome, Status, open_run
 from raydae.training.samples import Samples, shares
 from raydae.training.schedule import Schedule
