@@ -25,7 +25,8 @@ from raydae.search.space import Space, format_flags
 from raydae.training.runs import check_name, claim, default_storage, new_name, open_run
 
 if TYPE_CHECKING:
-    from raydae.search.search import Search, Trial
+    from raydae.search.search import Search
+    from raydae.search.trials import Trial
 
 
 SPACE = ("noise.sigma=log:5:75", "optim.lr=log:1e-4:1e-2")
@@ -110,12 +111,8 @@ def check_gpus(gpus: float | None, workers: int) -> None:
 
 def search(folder: Folder, config: Config, launch: Launch, screen: Console) -> int:
     """Runs a search from where it is, and shows what it found."""
-    from raydae.search.search import (  # with Ray: seconds
-        Search,
-        Settings,
-        check_settings,
-        write_settings,
-    )
+    from raydae.search.search import Search  # with Ray: seconds
+    from raydae.search.settings import Settings, check_settings, write_settings
 
     settings = Settings(
         space=launch.space or SPACE,
