@@ -34,7 +34,7 @@ def test_draws_are_the_same_with_every_scipy() -> None:
     ("text", "low", "high", "log"),
     [(DEFAULT[1], 1e-4, 1e-2, True), (f"{NOISE_LEVEL}=uniform:5:75", 5, 75, False)],
 )
-def test_numbers_are_spread_as_asked(text: str, low: float, high: float, log: bool) -> None:
+def test_numbers_are_uniform_on_their_scale(text: str, low: float, high: float, log: bool) -> None:
     (name,) = (dimension.name for dimension in parse(text).dimensions)
     values = [float(parse(text).sample(0, number)[name]) for number in range(400)]
     assert low <= min(values)
@@ -70,7 +70,7 @@ def test_a_few_trials_cover_the_space(seed: int) -> None:
         ("optim.clip=log:0.1:1", {}, None),
     ],
 )
-def test_a_configuration_is_found_in_the_space(
+def test_parameters_reproduce_a_configuration(
     text: str, changes: dict[str, Any], drawn: Any
 ) -> None:
     config = Config().override(changes)
@@ -83,7 +83,7 @@ def test_a_configuration_is_found_in_the_space(
         assert list(space.draw(Fixed(parameters)).values()) == [drawn]
 
 
-def test_ends_that_go_together_with_some_of_the_others_are_a_space() -> None:
+def test_an_end_may_be_valid_with_some_other_values_only() -> None:
     texts = ["optim.optimizer=adam,adamw", "optim.weight_decay=0,0.01"]
     assert parse(*texts).corners(Config().override)[-1] == {
         "optim.optimizer": "adamw",
@@ -133,7 +133,7 @@ def test_integers_choices_and_ranges() -> None:
         ("optim.epochs=1,2", "the same for every trial"),
     ],
 )
-def test_what_is_refused(text: str, says: str) -> None:
+def test_invalid_spaces_are_refused(text: str, says: str) -> None:
     with pytest.raises(UserError, match=says):
         parse(text)
 
@@ -144,13 +144,13 @@ def test_the_network_of_given_weights_is_not_searched() -> None:
         Space.parse(["model.width=16,32"], config)
 
 
-def test_a_name_twice_and_no_name() -> None:
+def test_repeated_and_missing_names_are_refused() -> None:
     with pytest.raises(UserError, match="given twice"):
         parse(f"{LEARNING_RATE}=1e-3", f"{LEARNING_RATE}=log:1e-4:1e-2")
     with pytest.raises(UserError, match="at least one"):
         parse()
 
 
-def test_changes_as_flags() -> None:
+def test_format_flags() -> None:
     changes = {NOISE_LEVEL: 31.2, "optim.batch_size": 16}
     assert format_flags(changes) == f"--{NOISE_LEVEL} 31.2 --optim.batch-size 16"
