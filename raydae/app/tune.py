@@ -28,16 +28,15 @@ from raydae.core.errors import UserError
 from raydae.core.lock import lock
 from raydae.core.storage import Folder
 from raydae.images.image_sets import ImageSets
-from raydae.search.space import Space, spell
+from raydae.search.space import LEARNING_RATE, NOISE_LEVEL, Space, format_flags
 from raydae.training.config import Config, check_workers
 from raydae.training.run_folder import Run, open_run
 from raydae.training.run_names import check_name, default_storage, new_name
 
 if TYPE_CHECKING:
-    from raydae.search.search import Search, Settings, Trial
-
-
-SPACE = ("noise.sigma=log:5:75", "optim.lr=log:1e-4:1e-2")
+    from raydae.search.search import Search
+    from raydae.search.settings import Settings
+    from raydae.search.trials import Trial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +105,7 @@ def check_launch(launch: Launch, config: Config) -> None:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
     check_workers((launch.num_workers, launch.num_workers), config)
     _check_gpus(launch.gpus_per_trial, launch.num_workers)
-    Space.parse(launch.space or SPACE, config)
+    Space.parse(launch.space or default_space(config), config)
 
 
 def _check_gpus(gpus: float | None, workers: int) -> None:
@@ -122,12 +121,21 @@ def _check_gpus(gpus: float | None, workers: int) -> None:
         )
 
 
+def default_space(config: Config) -> tuple[str, ...]:
+    """Return the space without --space: the learning rate, and sigma if the noise has one."""
+    learning_rate = f"{LEARNING_RATE}=log:1e-4:1e-2"
+    if config.noise.sigma_range is None:
+        return (learning_rate,)
+    return f"{NOISE_LEVEL}=log:5:75", learning_rate
+
+
 def search(folder: Folder, config: Config, launch: Launch, screen: Console) -> int:
     """Run a search from where it is, and show what it found; return the exit code."""
-    from raydae.search.search import Search, Settings, check_settings  # with Ray: seconds
+    from raydae.search.search import Search  # with Ray: seconds
+    from raydae.search.settings import Settings, check_settings
 
     settings = Settings(
-        space=launch.space or SPACE,
+        space=launch.space or default_space(config),
         method=launch.search,
         early_stopping=launch.early_stopping == "asha",
     )
@@ -172,7 +180,7 @@ def run_trials(
         screen: where to print.
     """
     from raydae.distributed import cluster
-    from raydae.search.search import write_settings
+    from raydae.search.settings import write_settings
 
     config, workers = found.config, launch.num_workers
     cluster.start_ray((workers, workers), config.threads, launch.verbose)
@@ -207,7 +215,7 @@ def show(found: "Search", best: "Trial", screen: Console) -> None:
         if trial.message:
             screen.print(f"trial {trial.number}: {trial.message}", style="yellow", soft_wrap=True)
     screen.print(f"files: {found.folder}", soft_wrap=True)
-    screen.print(f"the best, trial {best.number}: {spell(best.changes)}", soft_wrap=True)
+    screen.print(f"the best, trial {best.number}: {format_flags(best.changes)}", soft_wrap=True)
     config = shlex.quote(found.folder.path_of("best.json"))
     threads = json.loads(found.folder.read("best.json"))["threads"]
     screen.print(f"train with it: {invocation('train')} --config {config}", soft_wrap=True)
@@ -225,7 +233,7 @@ def rows(found: "Search") -> list[dict[str, Any]]:
         others = {
             name: value
             for name, value in trial.changes.items()
-            if name not in ("noise.sigma", "optim.lr")
+            if name not in (NOISE_LEVEL, LEARNING_RATE)
         }
         lines.append(
             {
@@ -234,8 +242,8 @@ def rows(found: "Search") -> list[dict[str, Any]]:
                 "over": trial.over,
                 "sigma": config.noise.level,
                 "lr": config.optim.lr,
-                "others": spell(others),
-                "settings": spell(trial.changes),
+                "others": format_flags(others),
+                "settings": format_flags(trial.changes),
                 "epochs": len(trial.history),
                 "val_psnr": trial.best["val_psnr"] if trial.best else None,
                 "best": trial is best,

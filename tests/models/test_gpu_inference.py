@@ -201,11 +201,11 @@ def test_evaluating_under_ray_on_a_gpu_scores_as_the_cpu_does(tmp_path: Path) ->
     on_gpus, failed_on_gpus = evaluate("released", images, [15, 50])
     assert not failed_on_cpu
     assert not failed_on_gpus
-    assert [line.psnr for line in in_threads] == pytest.approx(
-        [line.psnr for line in on_gpus], abs=0.001
+    assert [line.denoised["psnr"] for line in in_threads] == pytest.approx(
+        [line.denoised["psnr"] for line in on_gpus], abs=0.001
     )
     assert len(on_cpu) == len(on_gpus) == 4
     for cpu, gpu in zip(on_cpu, on_gpus, strict=True):
         assert (gpu.image, gpu.sigma) == (cpu.image, cpu.sigma)
-        assert gpu.psnr == pytest.approx(cpu.psnr, abs=0.001)
-        assert gpu.ssim == pytest.approx(cpu.ssim, abs=0.0001)
+        assert gpu.denoised["psnr"] == pytest.approx(cpu.denoised["psnr"], abs=0.001)
+        assert gpu.denoised["ssim"] == pytest.approx(cpu.denoised["ssim"], abs=0.0001)

@@ -1,4 +1,4 @@
-"""The search beside Ray; with it: tests/test_tune.py."""
+"""The parts of a search without Ray Tune around them; test_tune.py runs whole searches."""
 
 import csv
 import dataclasses
@@ -19,15 +19,13 @@ from raydae.core.storage import Folder
 from raydae.distributed.cluster import Workers
 from raydae.images.image_sets import ImageSets
 from raydae.images.sources import find_images
-from raydae.search.search import (
-    Search,
-    Settings,
-    Trial,
-    _Plan,
-    _TrialRun,
-    check_settings,
-    write_settings,
-)
+from raydae.search.sampler import make_sampler
+from raydae.search.search import Search
+from raydae.search.settings import Settings, check_settings, write_settings
+from raydae.search.space import LEARNING_RATE, NOISE_LEVEL, Space
+from raydae.search.trial_runner import TrialPlan, TrialRunner
+from raydae.search.trials import Trial
+from raydae.search.tune_adapters import Failure
 from raydae.training import loop
 from raydae.training.checkpoints import TrainState
 from raydae.training.config import Config
@@ -39,14 +37,14 @@ from raydae.training.schedule import Schedule
 from tests.app.test_jobs import processes_of
 
 SETTINGS = Settings(
-    space=("noise.options.sigma=log:5:75", "optim.lr=log:1e-4:1e-2"),
+    space=(f"{NOISE_LEVEL}=log:5:75", f"{LEARNING_RATE}=log:1e-4:1e-2"),
     method="random",
     early_stopping=True,
 )
 
 
 class Residual(nn.Module):
-    """Small, and soon as good as its noise level lets it be."""
+    """A small network that is soon as good as its noise level allows."""
 
     multiple, margin = 1, 2
 
@@ -62,14 +60,14 @@ class Residual(nn.Module):
 
 
 def psnr(config: Config, sets: ImageSets, folder: Path) -> float:
-    """What validation says at the end of a run."""
+    """Train, and return the last validation PSNR in dB."""
     samples, schedule = Samples.of(config, sets.train), Schedule.of(config, len(sets.train))
     fit(config, sets, Folder.of(folder), Context(), lambda at: shards(samples, schedule, at))
     value: float = json.loads((folder / "history.jsonl").read_text().splitlines()[-1])["val_psnr"]
     return value
 
 
-def test_the_level_that_fits_wins_not_the_least_noise(
+def test_the_level_nearest_to_validation_wins_not_the_lowest(
     config: Config, sets: ImageSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def build(_: Any) -> nn.Module:
@@ -77,13 +75,13 @@ def test_the_level_that_fits_wins_not_the_least_noise(
 
     monkeypatch.setattr(loop, "build", build)
     base = config.override(
-        {"validation.sigma": "25", "optim.lr": 0.003, "data.patches_per_image": 256}
+        {"validation.sigma": "25", LEARNING_RATE: 0.003, "data.patches_per_image": 256}
     )
-    levels = Settings(space=("noise.options.sigma=5,25,75",), method="random", early_stopping=True)
+    levels = Settings(space=(f"{NOISE_LEVEL}=5,25,75",), method="random", early_stopping=True)
     search = Search(Folder.of(tmp_path), base, sets, levels, 3)
     ours, naive = {}, {}
     for number, sigma in enumerate((5, 25, 75)):
-        judged = search.config_of(Trial(number, {"noise.options.sigma": sigma}, {}))
+        judged = search.config_of(Trial(number, {NOISE_LEVEL: sigma}, {}))
         ours[sigma] = psnr(judged, sets, tmp_path / f"ours{sigma}")
         own = judged.override({"validation.sigma": None})
         naive[sigma] = psnr(own, sets, tmp_path / f"naive{sigma}")
@@ -92,12 +90,12 @@ def test_the_level_that_fits_wins_not_the_least_noise(
     assert ours[25] > max(ours[5], ours[75]) + 0.5
 
 
-def test_a_search_is_read_again_as_it_was(config: Config, sets: ImageSets, tmp_path: Path) -> None:
+def test_a_search_reads_its_trials_back(config: Config, sets: ImageSets, tmp_path: Path) -> None:
     search = Search(Folder.of(tmp_path), config, sets, SETTINGS, 3)
     first, second = search.next_trial(), search.next_trial()
     first.status, second.status = "failed", "running"
     first.message = "the loss became nan, at once"
-    search.end(first)
+    search.save(first)
     search.save(second)
     again = Search(Folder.of(tmp_path), config, sets, SETTINGS, 3)
     assert [trial.changes for trial in again.trials] == [first.changes, second.changes]
@@ -105,41 +103,48 @@ def test_a_search_is_read_again_as_it_was(config: Config, sets: ImageSets, tmp_p
     assert again.next_trial().changes == again.space.sample(config.seed, 2)
     lines = list(csv.DictReader((tmp_path / "trials.csv").open()))
     assert [line["trial"] for line in lines] == ["0", "1", "2"]
-    assert float(lines[1]["lr"]) == second.changes["optim.lr"]
+    assert float(lines[1]["lr"]) == second.changes[LEARNING_RATE]
     assert lines[0]["message"] == first.message
 
 
 @pytest.mark.parametrize("method", ["random", "optuna"])
-def test_the_first_trial_is_what_was_given(
+def test_the_first_trial_has_the_given_settings(
     method: Literal["random", "optuna"], config: Config, sets: ImageSets, tmp_path: Path
 ) -> None:
     settings = dataclasses.replace(SETTINGS, method=method)
     search = Search(Folder.of(tmp_path), config, sets, settings, 3)
     first, second = search.next_trial(), search.next_trial()
     assert search.config_of(first).optim.lr == config.optim.lr
-    assert search.config_of(first).noise.sigma_range == config.noise.sigma_range
+    assert search.config_of(first).noise.sigma_range or (config.noise.sigma_range or (0, 0)) == (
+        0,
+        0,
+    )
     assert search.config_of(second).optim.lr != config.optim.lr
 
 
-def test_optuna_learns_and_is_told_again(config: Config, sets: ImageSets, tmp_path: Path) -> None:
-    settings = Settings(space=("optim.lr=log:1e-5:1",), method="optuna", early_stopping=True)
+def test_optuna_learns_and_a_resumed_search_keeps_its_trials(
+    config: Config, sets: ImageSets, tmp_path: Path
+) -> None:
+    settings = Settings(
+        space=(f"{LEARNING_RATE}=log:1e-5:1",), method="optuna", early_stopping=True
+    )
     search = Search(Folder.of(tmp_path), config, sets, settings, 30)
 
-    def end(trial: Trial) -> None:  # the nearer to 1e-2, the better
-        distance = abs(torch.tensor(float(trial.changes["optim.lr"])).log10().item() + 2)
+    def end(trial: Trial) -> None:  # the best learning rate is 1e-2
+        distance = abs(torch.tensor(float(trial.changes[LEARNING_RATE])).log10().item() + 2)
         trial.history = [{"val_psnr": 30 - distance, "epoch": 1, "seconds": 1.0}]
         trial.status = "finished"
-        search.end(trial)
+        search.save(trial)
 
     for _ in range(25):
         end(search.next_trial())
     again = Search(Folder.of(tmp_path), config, sets, settings, 30)
     assert [trial.changes for trial in again.trials] == [t.changes for t in search.trials]
-    late = [float(trial.changes["optim.lr"]) for trial in search.trials[-8:]]
+    late = [float(trial.changes[LEARNING_RATE]) for trial in search.trials[-8:]]
     assert sum(1e-3 < lr < 1e-1 for lr in late) >= 5
 
 
-def test_asha_knows_what_was_reached_before(
+def test_asha_judges_new_trials_by_earlier_ones(
     config: Config, sets: ImageSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(raydae.search.search, "GRACE_STEPS", 4)  # an epoch
@@ -155,7 +160,7 @@ def test_asha_knows_what_was_reached_before(
         assert scheduler.on_trial_result(None, new, {"epoch": 1, "score": score}) == decision
 
 
-def test_no_trial_is_judged_before_its_steps_are_enough(
+def test_asha_judges_no_trial_before_its_grace_steps(
     config: Config, sets: ImageSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(raydae.search.search, "GRACE_STEPS", 4)
@@ -174,7 +179,7 @@ def test_no_trial_is_judged_before_its_steps_are_enough(
         assert scheduler.on_trial_result(None, poor, {"epoch": epoch, "score": 10.0}) == decision
 
 
-def test_a_trial_that_goes_on_is_not_judged_again(
+def test_asha_does_not_judge_a_resumed_trial_again(
     config: Config, sets: ImageSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(raydae.search.search, "GRACE_STEPS", 4)  # an epoch
@@ -191,7 +196,7 @@ def test_a_trial_that_goes_on_is_not_judged_again(
         assert scheduler.on_trial_result(None, as_ray_has_it, result) == decision
 
 
-def test_only_values_that_go_together_are_drawn(
+def test_only_values_that_are_valid_together_are_drawn(
     config: Config, sets: ImageSets, tmp_path: Path
 ) -> None:
     texts = ("data.patches_per_image=int:8:32", "optim.batch_size=8,16", "optim.micro_batch=2,16")
@@ -209,14 +214,18 @@ def test_only_values_that_go_together_are_drawn(
         Search(Folder.of(tmp_path), config, sets, few, 3, workers=8)
 
 
-def test_what_cannot_be_written_ends_the_search(
-    config: Config, sets: ImageSets, tmp_path: Path
-) -> None:
-    search = Search(Folder.of(tmp_path), config, sets, SETTINGS, 5)
-    search.give_up(OSError("No space left on device"))
-    search.give_up(OSError("and again"))
-    assert "No space left on device" in str(search.problem)
-    assert "same command again" in str(search.problem)
+def test_an_unknown_sampler_is_refused(config: Config) -> None:
+    space = Space.parse(SETTINGS.space, config)
+    with pytest.raises(UserError, match="--search grid must be one of random, optuna"):
+        make_sampler("grid", space, config, [])  # type: ignore[arg-type]  # that is the point
+
+
+def test_the_first_error_ends_the_search(tmp_path: Path) -> None:
+    failure = Failure(Folder.of(tmp_path))
+    failure.note(OSError("No space left on device"))
+    failure.note(OSError("and again"))
+    assert "No space left on device" in str(failure.error)
+    assert "same command again" in str(failure.error)
 
 
 def test_another_search_is_refused(config: Config, sets: ImageSets, tmp_path: Path) -> None:
@@ -224,7 +233,7 @@ def test_another_search_is_refused(config: Config, sets: ImageSets, tmp_path: Pa
     check_settings(folder, config, SETTINGS)
     open_run(folder, config, kind="search")
     write_settings(folder, config, SETTINGS)
-    other = Settings(space=("optim.lr=1e-3",), method="random", early_stopping=True)
+    other = Settings(space=(f"{LEARNING_RATE}=1e-3",), method="random", early_stopping=True)
     check_settings(folder, config, other)  # killed before it was begun
     Run(folder, config, None, TrainState()).begin(sets)
     check_settings(folder, config, SETTINGS)
@@ -234,7 +243,9 @@ def test_another_search_is_refused(config: Config, sets: ImageSets, tmp_path: Pa
         check_settings(folder, config.override({"optim.epochs": 3}), SETTINGS)
 
 
-def test_what_does_not_go_with_the_images(config: Config, sets: ImageSets, tmp_path: Path) -> None:
+def test_a_space_that_does_not_fit_the_images_is_refused(
+    config: Config, sets: ImageSets, tmp_path: Path
+) -> None:
     for space, says in (
         (("optim.batch_size=8,1024",), "patches of an epoch"),
         (("data.patch_size=16,128",), "larger than the smallest training image"),
@@ -244,10 +255,12 @@ def test_what_does_not_go_with_the_images(config: Config, sets: ImageSets, tmp_p
             Search(Folder.of(tmp_path), config, sets, settings, 2)
 
 
-def test_no_trial_has_done_an_epoch(config: Config, sets: ImageSets, tmp_path: Path) -> None:
+def test_without_a_good_trial_the_reason_is_told(
+    config: Config, sets: ImageSets, tmp_path: Path
+) -> None:
     search = Search(Folder.of(tmp_path), config, sets, SETTINGS, 1)
     search.next_trial().message = "the loss became nan"
-    with pytest.raises(UserError, match="went well: the loss became nan"):
+    with pytest.raises(UserError, match=r"went well \(the loss became nan\)"):
         search.write_best()
 
 
@@ -267,7 +280,7 @@ def test_a_stopped_trial_leaves_nothing_in_ray(pictures: Path, tmp_path: Path) -
         }
     )
     write_settings(Folder.of(tmp_path), config, SETTINGS)
-    plan = _Plan(config, find_images(config.data), Folder.of(tmp_path), Workers(2, 2, 0, 1))
+    plan = TrialPlan(config, find_images(config.data), Folder.of(tmp_path), Workers(2, 2, 0, 1))
     assert not plan.in_process
 
     def busy() -> set[str]:
@@ -278,7 +291,7 @@ def test_a_stopped_trial_leaves_nothing_in_ray(pictures: Path, tmp_path: Path) -
         }
 
     before = busy()
-    kind = ray.tune.with_parameters(_TrialRun, plan=plan)
+    kind = ray.tune.with_parameters(TrialRunner, plan=plan)
     trial: Any = ray.remote(num_cpus=0)(kind).remote({"number": 0, "changes": {}})
     assert ray.get(trial.train.remote())["epoch"] == 1
     assert busy() - before

@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from raydae.core.settings import flatten
 from raydae.models.model_file import load_model
+from raydae.search.space import LEARNING_RATE, NOISE_LEVEL
 from tests.app.test_jobs import SETTINGS, finish, history, job, processes_of, wait_for
 from tests.conftest import draw_folder
 
 EPOCHS = 3
+SPACE = (f"{NOISE_LEVEL}=log:5:75", f"{LEARNING_RATE}=1e-3,2e-3,1e30")
 
 
 @pytest.fixture(scope="module")
@@ -44,18 +47,19 @@ def search(tmp_path_factory: pytest.TempPathFactory, photographs: Path) -> Path:
     folder = storage / "s"
     words = ["--storage", storage, "--name", "s", "--data", photographs, *SETTINGS]
     words += ["--num-samples", "5", "--max-epochs", EPOCHS]
-    words += ["--space", "noise.options.sigma=log:5:75", "optim.lr=1e-3,2e-3,1e30"]
+    words += ["--space", *SPACE]
     process = job("tune", *words)
     wait_for(lambda: over(folder), "a trial that is over")
     process.kill()
     process.communicate()
     before = over(folder)
+    kept = len(before) + sum(row["status"] == "failed" for row in rows(folder))
 
     process = job("tune", *words)
-    trials = wait_for(lambda: processes_of(process.pid, "_TrialRun"), "the process of a trial")
+    trials = wait_for(lambda: processes_of(process.pid, "TrialRunner"), "the process of a trial")
     trials.pop().kill()
     output = finish(process)
-    assert f"{len(before)} of 5 trials are over and kept" in output
+    assert f"{kept} of 5 trials are over and kept" in output
     assert all(over(folder)[trial] == text for trial, text in before.items()), "none is run again"
     (storage / "s.txt").write_text(output)
     return folder
@@ -83,15 +87,16 @@ def test_the_best_is_written_and_said(search: Path) -> None:
     lines = [line for line in rows(search) if line["val_psnr"] and line["status"] != "failed"]
     best = max(lines, key=lambda line: float(line["val_psnr"]))
     config = json.loads((search / "best.json").read_text())
-    assert config["optim"]["lr"] == float(best["lr"])
-    assert config["noise"]["sigma"] == best["sigma"]
+    settings = dict(flatten(config))
+    assert settings[LEARNING_RATE] == float(best["lr"])
+    assert settings[NOISE_LEVEL] == best["sigma"]
     assert config["threads"] >= 1
     assert config["precision"] in ("fp32", "bf16")
     _, info = load_model(search / "model.safetensors")
     assert info.val_psnr == float(best["val_psnr"])
     assert info.config == config
     output = (search.parent / "s.txt").read_text()
-    assert f"the best, trial {best['trial']}: --noise.options.sigma {best['sigma']}" in output
+    assert f"the best, trial {best['trial']}: --{NOISE_LEVEL} {best['sigma']}" in output
     assert "Traceback" not in output
     with Image.open(search / "search.png") as picture:
         assert min(picture.size) > 500
@@ -113,7 +118,7 @@ def test_a_finished_search_shows_its_table_again(search: Path, photographs: Path
     words += ["--num-samples", "5", "--max-epochs", EPOCHS]
     output = finish(job("tune", *words), 2)
     assert "begun as another search" in output
-    words += ["--space", "noise.options.sigma=log:5:75", "optim.lr=1e-3,2e-3,1e30"]
+    words += ["--space", *SPACE]
     output = finish(job("tune", *words))
     assert "5 of 5 trials are over and kept" in output
     before = (search / "trials.csv").read_bytes()
@@ -132,7 +137,7 @@ def test_a_stop_says_how_to_go_on(number: int, photographs: Path, tmp_path: Path
     wait_for(lambda: list(tmp_path.glob("*/trials/*/images.json")), "a trial")
     process.send_signal(number)
     output = finish(process, 130)
-    assert "to resume: python" in output
+    assert "to go on: python" in output
     assert "--name search-" in output
     assert "Traceback" not in output
 
@@ -179,8 +184,8 @@ def test_trials_of_two_workers_side_by_side_on_three_nodes(
         (["--gpus-per-trial", "1.5", "--num-workers", "2"], "or whole, not 1.5"),
         (["--gpus-per-trial", "2"], "more than --num-workers 1 can use"),
         (["--eval-sigma", "5:50"], "not the range"),
-        (["--space", "optim.lrr=log:1e-4:1e-2"], "did you mean optim.lr"),
-        (["--space", "optim.lr=log:1e-2:1e-4"], "lower end comes first"),
+        (["--space", "optim.lrr=log:1e-4:1e-2"], f"did you mean {LEARNING_RATE}"),
+        (["--space", f"{LEARNING_RATE}=log:1e-2:1e-4"], "the lower end first"),
         (["--data", "{here}/none"], "is not a folder"),
         (["--use-gpu", "yes"], "no GPU"),
         (["--storage", "/proc/none"], "choose another --storage"),
