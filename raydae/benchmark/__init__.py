@@ -11,8 +11,9 @@
     step_timer.py    the rate of training steps in steady state
     flops.py         model FLOPs utilisation, and a GPU's measured peak
 
-This room imports `distributed` and the rooms below it, but not ray; only `app` imports it. Modules
-that a measuring process imports load torch only inside functions, where it is needed.
+This room imports `distributed` and the rooms below it, but not ray; only `app` imports it. The
+parts and the harness import torch only inside functions, so that each measuring process can set
+torch's environment first; baselines.py, step_timer.py and flops.py run in such processes.
 
 To add a training baseline, write a generator in baselines.py that yields after each step, add its
 name to the table in `baselines.measure`, and name it in `training.measure`. To add a side of the
