@@ -5,15 +5,18 @@
     denoise = raydae.load()  # the released model; or raydae.load("runs/NAME/model.safetensors")
     result = denoise(image)  # HxWx3 or HxW, uint8 or float on [0, 1]; the same kind comes back
 
-Importing raydae imports neither torch nor Ray; `load` imports torch.
+`train` and `evaluate` do what the commands of these names do. Importing raydae imports neither torch
+nor Ray.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from raydae.app.api import TrainResult
     from raydae.models.inference import Denoiser
+    from raydae.training.config import Config
 
 __version__ = "0.1.0"
 
@@ -25,6 +28,10 @@ def load(
     trust: Collection[str] = (),
 ) -> "Denoiser":
     """Return a trained model as a function of images.
+
+    >>> denoise = raydae.load()
+    >>> denoise(np.full((30, 40, 3), 128, np.uint8)).shape
+    (30, 40, 3)
 
     Args:
         path: a `model.safetensors` that raydae wrote, a local path or a URI; `released`: the model
@@ -50,3 +57,105 @@ def load(
     network, _ = load_model(path, trust)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return Denoiser(network, device, ensemble=ensemble)
+
+
+def train(
+    config: "Config | str | Mapping[str, Any]",
+    *,
+    name: str | None = None,
+    storage: str | Path | None = None,
+    num_workers: int | str | None = None,
+    use_gpu: Literal["auto", "yes", "no"] = "auto",
+    restart: bool = False,
+    max_minutes: float | None = None,
+    quiet: bool = False,
+) -> "TrainResult":
+    """Train a denoiser, as the command `raydae train` does; call it from the main thread.
+
+    >>> settings = {"data.path": "photos", "data.patch_size": 32, "optim.epochs": 1}
+    >>> result = raydae.train(settings, name="small", num_workers=1, quiet=True)
+    >>> result.finished
+    True
+    >>> [row["sigma"] for row in result.results]
+    [25.0]
+
+    Args:
+        config: a `raydae.training.config.Config`; the name of a recipe (`unet`) or the path of a
+            config.json; or settings by their dotted names.
+        name: the run's name; a run of that name is resumed. None: a new name.
+        storage: folder or URI for runs; none: `$RAYDAE_STORAGE`, or `runs`.
+        num_workers: a number, or an elastic one such as `2:8`; none: every GPU, or one CPU worker.
+        use_gpu: whether to train on GPUs.
+        restart: delete the run of that name and start again.
+        max_minutes: stop with a checkpoint after this time; none: no limit.
+        quiet: print nothing.
+
+    Returns:
+        Where the run is, and its test table.
+
+    Raises:
+        UserError: the settings are wrong, or the run failed.
+    """
+    from raydae.app import api
+
+    settings = {
+        "name": name,
+        "storage": storage,
+        "num_workers": num_workers,
+        "use_gpu": use_gpu,
+        "restart": restart,
+        "max_minutes": max_minutes,
+    }
+    return api.train(config, quiet, settings)
+
+
+def evaluate(
+    model: str | Path = "released",
+    data: str | None = None,
+    *,
+    protocol: Literal["bsds500", "cbsd68"] | None = None,
+    sigma: Sequence[float] = (15, 25, 50),
+    metrics: Sequence[str] = ("psnr", "ssim"),
+    ensemble: bool = False,
+    compare: bool = False,
+    trust: Collection[str] = (),
+    force: bool = False,
+    quiet: bool = False,
+) -> list[dict[str, Any]]:
+    """Measure a model by the literature's protocol, as the command `raydae evaluate` does.
+
+    >>> (row,) = raydae.evaluate("released", "photos", sigma=[25], quiet=True)
+    >>> row["images"], row["psnr"] > row["psnr_noisy"] + 3
+    (10, True)
+
+    Args:
+        model: a model file, `last`, `released` or `large`.
+        data: folder or URI of images; none: BSDS500.
+        protocol: whose test images of BSDS500; none: as the model was trained.
+        sigma: noise levels, 0-255 scale.
+        metrics: names or import paths.
+        ensemble: average over the eight flips and rotations.
+        compare: also measure denoisers that need no training.
+        trust: modules that may be imported, if the model file names a network of one of them.
+        force: measure on training images too; marks the results.
+        quiet: print nothing.
+
+    Returns:
+        One row for each noise level and method: the means over the images.
+
+    Raises:
+        UserError: the arguments are wrong, or the model was trained on these images.
+    """
+    from raydae.app import api
+
+    settings = {
+        "data": data,
+        "protocol": protocol,
+        "sigma": sigma,
+        "metrics": metrics,
+        "ensemble": ensemble,
+        "compare": compare,
+        "trust": trust,
+        "force": force,
+    }
+    return api.evaluate(model, quiet, settings)

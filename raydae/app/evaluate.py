@@ -9,7 +9,9 @@ model was trained on are refused, whatever their names.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich.console import Console
 
 from raydae.app.console import counting, make_console, print_some
 from raydae.app.output_file import OutputFile
@@ -20,6 +22,9 @@ from raydae.images.sources import evaluation_images, scan
 from raydae.metrics import METRICS
 from raydae.noise.levels import parse_level
 from raydae.training.run_names import find_model
+
+if TYPE_CHECKING:
+    from raydae.evaluation.scoring import Score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,14 +58,64 @@ class Arguments:
 def main(argv: Sequence[str]) -> int:
     """Run the command; return its exit code: 1 if an image could not be measured."""
     args = parse(Arguments, __doc__ or "", argv)
+    out = None if args.out is None else OutputFile.of(args.out, ".json", ".csv")
+    screen = make_console()
+    measured = measure(args, screen)
+
+    from raydae.evaluation import tables  # with torch, which takes seconds
+
+    if not args.summary:
+        screen.print(score_table(tables.to_records(measured.scores)))
+    screen.print(result_table(measured.rows))
+    screen.print(f"model: {measured.model}", soft_wrap=True)
+    if measured.remark:
+        screen.print(f"note: {measured.remark}", style="yellow")
+    print_some(screen, "not measured", measured.not_measured)
+    if out is not None:
+        results = {
+            "results": measured.rows,
+            "model": measured.model,
+            "unreadable": measured.not_measured,
+            "images": tables.to_records(measured.scores),
+        }
+        is_csv = out.name.endswith(".csv")
+        out.write(tables.to_csv(measured.scores) if is_csv else json.dumps(results, indent=1))
+    return 1 if measured.not_measured else 0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an evaluation found."""
+
+    model: str
+    """Absolute path or URI."""
+    rows: list[dict[str, Any]]
+    """Means over the images, as `tables.mean_rows` has them."""
+    scores: "list[Score]"
+    """Image by image."""
+    remark: str | None
+    """What weakens the result, if anything does."""
+    not_measured: list[str]
+    """One line for each image that could not be measured."""
+
+
+def measure(args: Arguments, screen: Console) -> Measured:
+    """Measure a model.
+
+    Args:
+        args: what to measure, and on what.
+        screen: where to show how far it is.
+
+    Raises:
+        UserError: a level, metric, model or image set that does not exist, or images that the model
+            was trained on.
+    """
     sigmas = [parse_level(text, "--sigma") for text in args.sigma]
     if not sigmas:
         raise UserError("--sigma: give at least one level, such as 25")
-    out = None if args.out is None else OutputFile.of(args.out, ".json", ".csv")
     for name in args.metrics:
         METRICS.options_class(name)  # raises for an unknown name
     model = find_model(args.model)
-    screen = make_console()
 
     from raydae.distributed import cluster
     from raydae.evaluation import overlap, scoring, tables  # with Ray and torch: seconds
@@ -86,22 +141,7 @@ def main(argv: Sequence[str]) -> int:
             ensemble=args.ensemble,
             compare=args.compare,
         )
-    not_measured = [*unreadable, *failed]
+    if not scores:
+        raise UserError(f"none of the {len(images)} images could be measured: {failed[0]}")
     rows = tables.mean_rows(name, scores, remark)
-    if not args.summary:
-        screen.print(score_table(tables.to_records(scores)))
-    screen.print(result_table(rows))
-    screen.print(f"model: {model}", soft_wrap=True)
-    if remark:
-        screen.print(f"note: {remark}", style="yellow")
-    print_some(screen, "not measured", not_measured)
-    if out is not None:
-        results = {
-            "results": rows,
-            "model": model,
-            "unreadable": not_measured,
-            "images": tables.to_records(scores),
-        }
-        is_csv = out.name.endswith(".csv")
-        out.write(tables.to_csv(scores) if is_csv else json.dumps(results, indent=1))
-    return 1 if not_measured else 0
+    return Measured(model, rows, scores, remark, [*unreadable, *failed])

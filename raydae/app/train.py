@@ -26,6 +26,7 @@ from raydae.app.parsing import parse_with_config
 from raydae.app.process import BAD_INPUT, INTERRUPTED, print_error, stop_requests
 from raydae.app.run_images import find_run_images
 from raydae.app.run_test import preload, run_test, show_results
+from raydae.core.components import label_of
 from raydae.core.errors import UserError
 from raydae.core.lock import lock
 from raydae.core.storage import Folder
@@ -71,8 +72,39 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; return its exit code."""
     config, launch = parse_with_config(Launch, __doc__ or "", argv)
     check_launch(launch, config)
-    screen = make_console()
-    name = check_name(launch.name or new_name(config.model.name))
+    name = name_of_run(config, launch)
+    return start_or_resume(
+        config, launch, name, command_to_continue("train", argv, name), make_console()
+    )
+
+
+def name_of_run(config: Config, launch: Launch) -> str:
+    """Return the name of the run: the given one, or a new one.
+
+    Raises:
+        UserError: the given one is not valid.
+    """
+    return check_name(launch.name or new_name(label_of(config.model.name)))
+
+
+def start_or_resume(
+    config: Config, launch: Launch, name: str, command: str, screen: Console
+) -> int:
+    """Start a run or resume it, and test it at its end.
+
+    Args:
+        config: what to train.
+        launch: where and how.
+        name: the run's name.
+        command: the command line that continues the run, if it stops.
+        screen: where to print.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UserError: the run cannot start or continue as asked.
+    """
     folder = Folder.of(launch.storage) / name
     with lock(folder):
         run = open_run(folder, config, launch.restart)
@@ -80,7 +112,7 @@ def main(argv: Sequence[str]) -> int:
             screen.print(f"{name} is finished; --restart would train it again")
             show_results(folder, screen)
             return 0
-        return train_and_test(run, launch, command_to_continue("train", argv, name), screen)
+        return train_and_test(run, launch, command, screen)
 
 
 def check_launch(launch: Launch, config: Config) -> None:

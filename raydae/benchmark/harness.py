@@ -37,7 +37,7 @@ SECONDS, ROUNDS = 6.0, 2  # of steady state for one measurement, and measurement
 QUICK_SECONDS, QUICK_ROUNDS = 3.0, 1
 TRAIN_IMAGES = 16
 STOPPED = 130  # the exit code of a job that was asked to stop
-TRAIN_JOB = Path(__file__).parents[2] / "jobs" / "train.py"
+TRAIN = [sys.executable, "-m", "raydae", "train"]
 
 
 def choose_device(asked: Literal["auto", "cpu", "cuda"]) -> Device:
@@ -211,7 +211,7 @@ class Harness:
         """
         name = f"run{next(self._numbers)}"
         history = self.folder / "runs" / name / "history.jsonl"
-        command = [sys.executable, TRAIN_JOB, "--config", self._write(config), "--name", name]
+        command: list[object] = [*TRAIN, "--config", self._write(config), "--name", name]
         command += ["--storage", self.folder / "runs"]
         command += ["--use-gpu", "yes" if self.device == "cuda" else "no", *flags]
 

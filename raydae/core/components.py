@@ -162,6 +162,11 @@ def module_of(name: str) -> str:
     return found.group(1) if found else ""
 
 
+def label_of(name: str) -> str:
+    """Return a component's name without its module, for tables and file names."""
+    return name.rpartition(":")[2]
+
+
 @functools.cache
 def _options_class(target: Callable[..., Any], name: str, inputs: frozenset[str]) -> type[Any]:
     """Return a dataclass of the options of a user's class or function."""

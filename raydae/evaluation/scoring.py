@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from raydae.core.components import label_of
 from raydae.core.errors import first_line
 from raydae.core.pixels import to_uint8
 from raydae.distributed.spread import spread
 from raydae.evaluation import classical
 from raydae.images.image_sets import ImageFile, read_image
-from raydae.metrics import METRICS, label_of
+from raydae.metrics import METRICS
 from raydae.models.inference import Denoiser
 from raydae.models.model_file import load_model
 from raydae.noise.evaluation import evaluation_noise

@@ -22,8 +22,3 @@ METRICS = Table(
         "ssim": Builtin("raydae.metrics.ssim:ssim"),
     },
 )
-
-
-def label_of(metric: str) -> str:
-    """Return a metric's name in tables and histories: an import path without its module."""
-    return metric.rpartition(":")[2]

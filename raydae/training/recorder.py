@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from raydae.core.components import label_of
 from raydae.core.errors import UserError, first_line
 from raydae.core.storage import Folder
 from raydae.images.image_sets import ImageSets
-from raydae.metrics import label_of
 from raydae.models.weights import (
     BAD_CONTENT,
     Weights,

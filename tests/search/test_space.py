@@ -84,14 +84,14 @@ def test_parameters_reproduce_a_configuration(
 
 
 def test_an_end_may_be_valid_with_some_other_values_only() -> None:
-    texts = ["optim.optimizer=adam,adamw", "optim.weight_decay=0,0.01"]
+    texts = ["optim.optimizer=adam,adamw", "optim.optimizer_options.weight_decay=0,0.01"]
     assert parse(*texts).corners(Config().override)[-1] == {
         "optim.optimizer": "adamw",
         "optim.optimizer_options.weight_decay": 0.01,
     }
-    with pytest.raises(UserError, match="is for --optim"):
+    with pytest.raises(UserError, match="adam has no options"):
         parse(texts[1])
-    with pytest.raises(UserError, match="is for --optim"):
+    with pytest.raises(UserError, match="adam has no options"):
         parse(texts[1], f"{LEARNING_RATE}=1e-3,1e-4")
 
 
@@ -140,7 +140,7 @@ def test_invalid_spaces_are_refused(text: str, says: str) -> None:
 
 def test_the_network_of_given_weights_is_not_searched() -> None:
     config = Config().override({"model.name": "unet", "init": "released"})
-    with pytest.raises(UserError, match=r"model\.width is fixed by the weights"):
+    with pytest.raises(UserError, match=r"model\.options\.width is fixed by the weights"):
         Space.parse(["model.options.width=16,32"], config)
 
 
