@@ -51,7 +51,7 @@ def main() -> int:
     model = find_model(args.model)
     screen = console.make_console()
 
-    from raydae.distributed import cluster
+    from raydae.distributed.start import start_ray
     from raydae.evaluation import evaluation  # with Ray and torch, which take seconds
     from raydae.models.model_file import load_model
 
@@ -63,7 +63,7 @@ def main() -> int:
         raise UserError(f"none of the {len(listed)} images can be read, the first: {unreadable[0]}")
 
     remark = evaluation.check_overlap(info, images, args.force)
-    cluster.start_ray()
+    start_ray()
     with console.counting(screen, "denoising") as progress:
         scores, failed = evaluation.evaluate(
             model, images, sigmas, progress, args.ensemble, args.compare

@@ -44,7 +44,7 @@ from raydae.training.runs import (
 from raydae.training.tensorboard import Events
 
 if TYPE_CHECKING:
-    from raydae.distributed.cluster import Workers
+    from raydae.distributed.resources import Workers
 
 STARTED = time.monotonic()  # --max-minutes counts from here: start-up is part of a lease
 SAMPLE_IMAGES = 4  # in samples.png
@@ -103,15 +103,18 @@ def train_and_test(run: Run, launch: Launch, screen: Console) -> int:
     sets = run.sets or cli.find_images_for(run.config, screen)
 
     from raydae.distributed import (
-        cluster,
         logs,  # with Ray, which takes a second: bad input comes first
+        resources,
+        shared_storage,
+        start,
+        waiting,
     )
 
-    cluster.start_ray(asked, run.config.threads, launch.verbose)
-    cluster.wait_for_a_node(screen.print)
-    workers, word = cluster.choose_workers(asked, launch.use_gpu, run.config)
-    cluster.wait_for(workers, screen.print)
-    cluster.check_shared(run.folder, sets)
+    start.start_ray(asked, run.config.threads, launch.verbose)
+    waiting.wait_for_node(screen.print)
+    workers, word = resources.choose_workers(asked, launch.use_gpu, run.config)
+    waiting.wait_for_workers(workers, screen.print)
+    shared_storage.check_shared(run.folder, sets)
     if run.sets is None:  # not before all is known to be well: it deletes what --restart replaces
         run = run.begin(sets)
     if word:
@@ -201,7 +204,7 @@ def test(run: Run, workers: "Workers", screen: Console) -> None:
         # In this process, which is there at once, but for images that might take all its memory.
         small = all(file.height * file.width <= SMALL_IMAGE for file in run.sets.test)
         device: Literal["cpu", "cuda"] = "cuda" if workers.gpus else "cpu"
-        here = device if workers.alone and small else None
+        here = device if workers.dedicated and small else None
         scores, failed = evaluation.evaluate(model, run.sets.test, sigmas, progress, here=here)
     if not scores:
         raise UserError(
@@ -253,7 +256,7 @@ def show_results(folder: Folder, screen: Console) -> None:
 @contextmanager
 def listening(screen: Console) -> Iterator[Callable[[], bool]]:
     """While training: Ctrl-C or SIGTERM asks for a stop, a second one ends the process at once."""
-    from raydae.distributed import cluster
+    from raydae.distributed import start
 
     asked = False
 
@@ -261,7 +264,7 @@ def listening(screen: Console) -> Iterator[Callable[[], bool]]:
         nonlocal asked
         if asked:
             screen.show_cursor()
-            cluster.leave()
+            start.leave()
             os._exit(130)
         asked = True
         screen.print("stopping after a checkpoint; once more to stop at once")

@@ -130,19 +130,19 @@ def search(folder: Folder, config: Config, launch: Launch, screen: Console) -> i
     samples = launch.num_samples
     found = Search(folder, config, sets, settings, samples, workers, restart=run.sets is None)
 
-    from raydae.distributed import cluster
+    from raydae.distributed import resources, shared_storage, start, waiting
 
     over = sum(trial.over for trial in found.trials)
     if found.trials:
         screen.print(f"goes on: {over} of {samples} trials are over and kept")
     try:
         if over < max(samples, len(found.trials)):
-            cluster.start_ray((workers, workers), config.threads, launch.verbose)
+            start.start_ray((workers, workers), config.threads, launch.verbose)
             # As Ctrl-C: `ray job stop`. Ray has just set a handler of its own.
             signal.signal(signal.SIGTERM, signal.default_int_handler)
-            cluster.wait_for_a_node(screen.print)
-            cluster.check_shared(folder, sets)
-            each, concurrent = cluster.choose_trials(
+            waiting.wait_for_node(screen.print)
+            shared_storage.check_shared(folder, sets)
+            each, concurrent = resources.choose_trials(
                 workers,
                 launch.use_gpu,
                 config,

@@ -372,8 +372,8 @@ def main(job: Callable[[], int]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
-    if "raydae.distributed.cluster" in sys.modules:
-        sys.modules["raydae.distributed.cluster"].leave()
+    if "raydae.distributed.start" in sys.modules:
+        sys.modules["raydae.distributed.start"].leave()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # Python would take a second to take Ray and torch down

@@ -14,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
 from raydae.core.config import Config
-from raydae.distributed.cluster import cores
+from raydae.distributed.resources import cores
 from raydae.images.sources import find_images
 from raydae.training.samples import Samples
 from raydae.training.schedule import Schedule
@@ -45,15 +45,15 @@ def ray_data(config: Config, seconds: float, loaders: int) -> float:
     import ray
 
     from raydae.core.storage import Folder
-    from raydae.distributed.cluster import start_ray
-    from raydae.distributed.stream import begin_stream, shares
+    from raydae.distributed.start import start_ray
+    from raydae.distributed.stream import stream_shards
 
     start_ray()
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # where it writes what it is to run
     schedule = Schedule(10**7, 32, 4, 1)
     with tempfile.TemporaryDirectory() as folder:
-        blocks = begin_stream(ray.put(_samples(config)), schedule, Folder.of(folder))
-        rate = _rate((len(step["index"]) for step in shares(blocks, 32)), seconds)
+        steps = stream_shards(ray.put(_samples(config)), schedule, Folder.of(folder))
+        rate = _rate((len(step["index"]) for step in steps), seconds)
     ray.shutdown()
     return rate
 

@@ -21,7 +21,7 @@ from typing import Any
 from raydae.benchmark import denoise, feed
 from raydae.benchmark.runner import Runner
 from raydae.core.config import Config
-from raydae.distributed.cluster import cores
+from raydae.distributed.resources import cores
 
 NETWORKS = ("dae", "unet")
 BATCHES = {"cpu": (32,), "cuda": (32, 256, 1024)}

@@ -22,7 +22,8 @@ from PIL import Image
 
 from raydae.core.config import Config, load_config
 from raydae.core.errors import UserError
-from raydae.distributed.cluster import MALLOC, cores
+from raydae.distributed.resources import cores
+from raydae.distributed.start import MALLOC
 from raydae.images import synthetic
 
 Device = Literal["cpu", "cuda"]

@@ -33,7 +33,8 @@ from ray.tune.search import Searcher
 from raydae.core.config import Config, check_workers
 from raydae.core.errors import UserError
 from raydae.core.storage import Folder, first_line
-from raydae.distributed.cluster import Workers, set_environment
+from raydae.distributed.resources import Workers
+from raydae.distributed.start import set_environment
 from raydae.images.image_sets import ImageSets
 from raydae.search.space import ATTEMPTS, Fixed, Space, Value
 from raydae.training.runs import Checkpoints, Outcome, Status, open_run
@@ -463,7 +464,7 @@ class _Plan:
     @property
     def in_process(self) -> bool:
         """Whether a trial is a process of its own, without Ray Train."""
-        return self.workers.most == 1 and not self.workers.gpus
+        return self.workers.max_workers == 1 and not self.workers.gpus
 
 
 class _TrialRun(ray.tune.Trainable):  # type: ignore[misc]  # Ray ships no types

@@ -16,7 +16,8 @@ import ray
 from raydae.core.config import Config
 from raydae.core.storage import Folder
 from raydae.distributed import trainer
-from raydae.distributed.cluster import Workers, start_ray
+from raydae.distributed.resources import Workers
+from raydae.distributed.start import start_ray
 from raydae.images.image_sets import ImageSets
 from raydae.training.runs import Checkpoints, Outcome, Status, open_run
 from tests.app.test_jobs import train_workers
@@ -136,7 +137,7 @@ def test_a_worker_that_hangs_is_named_and_replaced(
     assert outcome == Outcome("finished")
     assert not hung[0].is_running()
     assert f"(process {hung[0].pid}) died or hung" in said[0]
-    assert "started anew from the last checkpoint" in said[0]
+    assert "restarted from the last checkpoint" in said[0]
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -177,7 +178,7 @@ def test_a_worker_that_sees_another_folder_ends_the_run(
         run, Workers(1, 1, 0, 1), lambda status: None, lambda: False, 1.0
     )
     assert outcome.status == "failed"
-    assert re.search(r"run is not what \S+ \(process \d+\) sees there; give --st", outcome.message)
+    assert re.search(r"run is not the same on \S+ \(process \d+\); give --st", outcome.message)
     assert not run.progress.step
     assert "checkpoints" not in {path.name for path in (tmp_path / "run").iterdir()}
 

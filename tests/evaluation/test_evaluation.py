@@ -10,8 +10,8 @@ import ray
 
 from raydae.core.config import Config, ModelConfig
 from raydae.core.errors import UserError
-from raydae.distributed.cluster import start_ray
 from raydae.distributed.spread import spread
+from raydae.distributed.start import start_ray
 from raydae.evaluation.evaluation import Score, check_overlap, evaluate, score, table, to_csv
 from raydae.images.image_sets import ImageSets, read_image
 from raydae.metrics.metrics import psnr
