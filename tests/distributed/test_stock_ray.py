@@ -12,7 +12,7 @@ STOCK = {"RAYDAE_STOCK_RAY": "1"}
 
 def test_training_is_interrupted_and_resumed(pictures: Path, tmp_path: Path) -> None:
     words = ["--storage", tmp_path, "--name", "run", "--data", pictures, *SETTINGS]
-    words += ["--num-workers", "1", "--checkpoint-minutes", "0"]
+    words += ["--num-workers", "1", "--checkpoint-minutes", "0", "--epochs", "2"]
     process = job("train", *words, **STOCK)
     wait_for(in_mid_epoch(tmp_path / "run"), "a checkpoint")
     process.terminate()
@@ -20,7 +20,7 @@ def test_training_is_interrupted_and_resumed(pictures: Path, tmp_path: Path) -> 
     output = finish(job("train", *words, **STOCK))
     assert "goes on after step" in output
     assert "does not fit" not in output
-    assert [line["epoch"] for line in history(tmp_path / "run")] == [1, 2, 3]
+    assert [line["epoch"] for line in history(tmp_path / "run")] == [1, 2]
     assert json.loads((tmp_path / "run" / "results.json").read_text())["results"]
     assert list((tmp_path / "run" / "logs").rglob("*.log")), "no log was found"
 
