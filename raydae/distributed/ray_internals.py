@@ -18,13 +18,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import ray
 
 from raydae.distributed import agent
 
-P = ParamSpec("P")
 R = TypeVar("R")
 
 PATCHES: dict[str, Callable[[], object]] = {}

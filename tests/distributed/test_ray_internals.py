@@ -1,4 +1,4 @@
-"""The contracts of raydae's patches of Ray: each fails here by name if a version of Ray breaks it."""
+"""The contracts of raydae's patches of Ray: each fails here by name if Ray has changed."""
 
 import logging
 import os
