@@ -93,8 +93,8 @@ def bare_node_class() -> type:
     waits for it, and nothing turns off the monitor (which starts and ends nodes), the log monitor
     (which brings output to the driver) or the agent (metrics and submitted jobs). The raylet ends
     without an agent, so `agent.py` takes its place.
-    Gain: GAIN of start-up and four processes that wake a hundred times a second.
-    Without it: the job works, later.
+    Gain: 3.7 s of start-up on two cores; no port tells metrics to those who have no token.
+    Without it: the job starts later.
     """
     stock: Any = ray._private.node.Node
     services = ray._private.services
@@ -139,18 +139,17 @@ def bare_node_class() -> type:
 
 
 @_patch
-def lean_trainer() -> type:
-    """Return a trainer without two of Ray Train's actors.
+def trainer_without_cleaner() -> type:
+    """Return a trainer without Ray Train's placement group cleaner.
 
-    Public interface: none; Ray Train always adds the callbacks that start them.
-    The cleaner removes the placement group of a run whose controller has died. It asks the first
-    Ray that it finds on the machine, and if that is another one, which does not know the
-    controller, it takes the workers away from a healthy run. raydae does not need it: the workers
-    end with the driver. The data set manager serves data sets given to the trainer; there are none.
-    Gain: the fault, and GAIN of start-up.
+    Public interface: none; Ray Train always adds the callback that starts this actor.
+    The cleaner removes the workers of a run whose controller has died. It asks the first Ray that
+    it finds on the machine, and if that is another one, which does not know the controller, it
+    takes the workers away from a healthy run. raydae does not need the cleaner: the workers end
+    with the driver.
+    Gain: the fault; the actor takes less than 1 s of start-up.
     Without it: a second Ray on the machine can end a run.
     """
-    from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
     from ray.train.v2._internal.callbacks.placement_group_callback import (
         PlacementGroupCleanerCallback,
     )
@@ -158,10 +157,9 @@ def lean_trainer() -> type:
 
     _expect(DataParallelTrainer._create_default_callbacks, "self")
 
-    class LeanTrainer(DataParallelTrainer):  # type: ignore[misc]  # Ray ships no types
+    class Trainer(DataParallelTrainer):  # type: ignore[misc]  # Ray ships no types
         def _create_default_callbacks(self) -> list[Any]:
-            left_out = (PlacementGroupCleanerCallback, DatasetsCallback)
             callbacks = super()._create_default_callbacks()
-            return [callback for callback in callbacks if not isinstance(callback, left_out)]
+            return [one for one in callbacks if not isinstance(one, PlacementGroupCleanerCallback)]
 
-    return LeanTrainer
+    return Trainer

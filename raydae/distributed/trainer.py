@@ -22,7 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydae.core.storage import Folder, first_line
 from raydae.distributed.channel import Channel
-from raydae.distributed.ray_internals import lean_trainer
+from raydae.distributed.ray_internals import trainer_without_cleaner
 from raydae.distributed.resources import Workers
 from raydae.distributed.start import HANG_S
 from raydae.distributed.stream import Columns, stream_shards
@@ -89,7 +89,7 @@ def _make_trainer(
     run: Run, workers: Workers, channel: Any, checkpoint_minutes: float
 ) -> DataParallelTrainer:
     assert run.sets is not None
-    trainer_class = lean_trainer() or DataParallelTrainer
+    trainer_class = trainer_without_cleaner() or DataParallelTrainer
     return trainer_class(
         _train_worker,
         train_loop_config={

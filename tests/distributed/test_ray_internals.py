@@ -56,7 +56,9 @@ def break_attribute(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def break_module(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(ray._private, "node")
-    monkeypatch.setitem(sys.modules, "ray.train.v2._internal.callbacks.datasets", None)
+    monkeypatch.setitem(
+        sys.modules, "ray.train.v2._internal.callbacks.placement_group_callback", None
+    )
 
 
 @pytest.mark.parametrize("name", ray_internals.PATCHES)
@@ -71,6 +73,16 @@ def test_stock_ray_and_one_warning_if_ray_has_changed(
     (record,) = caplog.records
     assert f"Ray {ray.__version__} does not fit raydae's patch {name}" in record.getMessage()
     assert record.getMessage().endswith("running without it")
+
+
+def test_the_trainer_lacks_the_cleaner_only() -> None:
+    def callbacks(trainer: Any) -> list[str]:
+        made = trainer(print, run_config=ray.train.RunConfig(name="x", storage_path="/tmp"))
+        return [type(callback).__name__ for callback in made._create_default_callbacks()]
+
+    stock = callbacks(DataParallelTrainer)
+    stock.remove("PlacementGroupCleanerCallback")
+    assert callbacks(ray_internals.PATCHES["trainer_without_cleaner"]()) == stock
 
 
 START = """
