@@ -5,8 +5,8 @@
     denoise = raydae.load()  # the released model; or raydae.load("runs/NAME/model.safetensors")
     result = denoise(image)  # HxWx3 or HxW, uint8 or float on [0, 1]; the same kind comes back
 
-`train` and `evaluate` do what the commands of these names do. Importing raydae imports neither torch
-nor Ray.
+`train` and `evaluate` do what the commands of these names do. Importing raydae imports neither
+torch nor Ray.
 """
 
 from collections.abc import Collection, Mapping, Sequence

@@ -99,7 +99,7 @@ def ray_cluster() -> Iterator[None]:
     """Ray in this process, with CPUs enough for four workers."""
     import ray
 
-    from raydae.distributed.cluster import start_ray
+    from raydae.distributed.start import start_ray
 
     start_ray((4, 4), threads=1)
     yield

@@ -104,8 +104,8 @@ def _denoise_all(
         yield prepare()(work[0])
         return
 
-    from raydae.distributed.cluster import start_ray
     from raydae.distributed.spread import spread
+    from raydae.distributed.start import start_ray
 
     start_ray()
     for number, result in spread(prepare, work):

@@ -117,7 +117,7 @@ def measure(args: Arguments, screen: Console) -> Measured:
         METRICS.options_class(name)  # raises for an unknown name
     model = find_model(args.model)
 
-    from raydae.distributed import cluster
+    from raydae.distributed.start import start_ray
     from raydae.evaluation import overlap, scoring, tables  # with Ray and torch: seconds
     from raydae.models.model_file import load_model
 
@@ -129,7 +129,7 @@ def measure(args: Arguments, screen: Console) -> Measured:
         raise UserError(f"none of the {len(listed)} images can be read, the first: {unreadable[0]}")
 
     remark = overlap.check_overlap(info, images, args.force)
-    cluster.start_ray()
+    start_ray()
     with counting(screen, "denoising") as progress:
         scores, failed = scoring.evaluate(
             model,

@@ -65,8 +65,8 @@ def stop_requests(screen: Console) -> Iterator[Callable[[], bool]]:
 
 def _exit(code: int) -> NoReturn:
     """End this process and its Ray at once; Python would take a second to shut torch down."""
-    if "raydae.distributed.cluster" in sys.modules:
-        sys.modules["raydae.distributed.cluster"].leave()
+    if "raydae.distributed.start" in sys.modules:
+        sys.modules["raydae.distributed.start"].leave()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -17,7 +17,7 @@ from raydae.training.checkpoints import Checkpoints
 from raydae.training.run_folder import Run
 
 if TYPE_CHECKING:
-    from raydae.distributed.cluster import Workers
+    from raydae.distributed.resources import Workers
 
 SAMPLE_IMAGES = 4  # in samples.png
 SMALL_IMAGE = 10**6  # pixels; denoising one takes a quarter of a GiB with unet, a half with dae
@@ -58,7 +58,7 @@ def _score(run: Run, workers: "Workers", screen: Console) -> tuple[dict[str, Any
     # This process can start at once, but its memory must not run out: it holds the run's lock.
     small = all(file.height * file.width <= SMALL_IMAGE for file in images)
     device: Literal["cpu", "cuda"] = "cuda" if workers.gpus else "cpu"
-    here = device if workers.alone and small else None
+    here = device if workers.dedicated and small else None
     with counting(screen, "testing") as progress:
         scores, failed = scoring.evaluate(
             model, images, run.config.evaluation_sigmas, progress, local_device=here

@@ -38,7 +38,7 @@ from raydae.training.status import Outcome, Status
 from raydae.training.tensorboard import TensorBoardWriter
 
 if TYPE_CHECKING:
-    from raydae.distributed.cluster import Workers
+    from raydae.distributed.resources import Workers
 
 STARTED = time.monotonic()  # --max-minutes counts from here: start-up is part of a lease
 DIVERGED = 1  # an exit code
@@ -169,14 +169,14 @@ def start_workers(run: Run, sets: ImageSets, launch: Launch, screen: Console) ->
         UserError: there is no such cluster, it lacks what was asked for, or its nodes see other
             files.
     """
-    from raydae.distributed import cluster
+    from raydae.distributed import resources, shared_storage, start, waiting
 
     asked = parse_workers(launch.num_workers)
-    cluster.start_ray(asked, run.config.threads, launch.verbose)
-    cluster.wait_for_a_node(screen.print)
-    workers, word = cluster.choose_workers(asked, launch.use_gpu, run.config)
-    cluster.wait_for(workers, screen.print)
-    cluster.check_shared(run.folder, sets)
+    start.start_ray(asked, run.config.threads, launch.verbose)
+    waiting.wait_for_node(screen.print)
+    workers, word = resources.choose_workers(asked, launch.use_gpu, run.config)
+    waiting.wait_for_workers(workers, screen.print)
+    shared_storage.check_shared(run.folder, sets)
     if word:
         screen.print(word)
     screen.print(

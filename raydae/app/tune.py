@@ -179,16 +179,16 @@ def run_trials(
         launch: where and how.
         screen: where to print.
     """
-    from raydae.distributed import cluster
+    from raydae.distributed import resources, shared_storage, start, waiting
     from raydae.search.settings import write_settings
 
     config, workers = found.config, launch.num_workers
-    cluster.start_ray((workers, workers), config.threads, launch.verbose)
+    start.start_ray((workers, workers), config.threads, launch.verbose)
     # `ray job stop` sends SIGTERM: the same as Ctrl-C. Ray has just set a handler of its own.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    cluster.wait_for_a_node(screen.print)
-    cluster.check_shared(found.folder, sets)
-    each, concurrent = cluster.choose_trials(
+    waiting.wait_for_node(screen.print)
+    shared_storage.check_shared(found.folder, sets)
+    each, concurrent = resources.choose_trials(
         workers,
         launch.use_gpu,
         config,

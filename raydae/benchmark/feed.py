@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
 from raydae.benchmark.harness import Harness, own_process
-from raydae.distributed.cluster import cores
+from raydae.distributed.resources import cores
 from raydae.images.sources import find_images
 from raydae.training.config import Config
 from raydae.training.samples import Samples

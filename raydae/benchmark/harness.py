@@ -28,7 +28,8 @@ from typing import Any, Literal
 from PIL import Image
 
 from raydae.core.errors import UserError
-from raydae.distributed.cluster import MALLOC, cores
+from raydae.distributed.resources import cores
+from raydae.distributed.start import MALLOC
 from raydae.images import synthetic
 from raydae.training.config import Config, load_config
 

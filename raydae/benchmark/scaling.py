@@ -14,7 +14,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 from raydae.benchmark.harness import Harness
-from raydae.distributed.cluster import cores
+from raydae.distributed.resources import cores
 
 EXPECTED_RATE = 150  # patches/s of unet on two cores, for epochs of about the right length
 EXCHANGES = 30

@@ -1,9 +1,9 @@
-"""In the place of the agent that Ray starts beside a node: it does nothing, and ends with the node.
+"""Stand in for the agent that Ray starts for a node: do nothing, and end with the node.
 
     python -I -S raydae/distributed/agent.py
 
-Ray's own tells a dashboard and Prometheus of the node, starts jobs that are submitted, listens to
-others on three ports, and takes a hundredth of a core. A node does not live without one.
+Ray's own agent serves a dashboard, metrics and submitted jobs, listens on three ports and takes 1 %
+of a core. A node ends without one. `ray_internals.bare_node_class` starts this file.
 """
 
 import os

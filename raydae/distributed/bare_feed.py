@@ -10,8 +10,8 @@ import ray
 from numpy.typing import NDArray
 
 from raydae.core.storage import Folder
-from raydae.distributed.cluster import start_ray
-from raydae.distributed.stream import begin_stream, shares
+from raydae.distributed.start import start_ray
+from raydae.distributed.stream import stream_shards
 from raydae.training.samples import Samples
 from raydae.training.schedule import Schedule
 
@@ -27,7 +27,6 @@ def bare_feed(samples: Samples, schedule: Schedule) -> Iterator[Iterator[dict[st
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # else it logs its execution plan
     try:
         with tempfile.TemporaryDirectory() as folder:
-            blocks = begin_stream(ray.put(samples), schedule, Folder.of(folder))
-            yield shares(blocks, schedule.batch_size)
+            yield stream_shards(ray.put(samples), schedule, Folder.of(folder))
     finally:
         ray.shutdown()

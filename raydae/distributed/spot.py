@@ -1,8 +1,8 @@
-"""Passes EC2's notice that a spot instance will be taken away on to Ray, which does not ask for it.
+"""Pass on EC2's notice that a spot instance will be reclaimed; Ray does not ask for it.
 
-    python -m raydae.distributed.spot    # on a worker node, beside Ray; cluster.yaml starts it
+    python -m raydae.distributed.spot    # on a worker node, next to Ray; cluster.yaml starts it
 
-Runs with a worker on this node then save a checkpoint at once, and often until it goes.
+Runs with a worker on this node then save a checkpoint at once, and often until the node is gone.
 """
 
 import subprocess
@@ -10,13 +10,13 @@ import time
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-METADATA = "http://169.254.169.254/latest"  # what EC2 tells an instance of itself
-LOOK_S = 5.0  # between two looks, as EC2's documentation has it
-NOTICE_S = 120  # EC2's, at least
+METADATA = "http://169.254.169.254/latest"  # EC2's instance metadata service
+INTERVAL_S = 5.0  # between two requests, as EC2's documentation recommends
+NOTICE_S = 120  # at least, before EC2 reclaims an instance
 
 
-def will_be_taken(metadata: str) -> bool:
-    """Whether EC2 has given notice; no, too, where it does not answer.
+def has_notice(metadata: str) -> bool:
+    """Return whether EC2 has given notice; False also if the service does not answer.
 
     Args:
         metadata: URL of the instance metadata service, version 2.
@@ -38,14 +38,14 @@ def will_be_taken(metadata: str) -> bool:
 
 
 def main() -> None:
-    """Waits for the notice, and passes it on."""
-    while not will_be_taken(METADATA):
-        time.sleep(LOOK_S)
+    """Wait for the notice, then tell Ray that this node will be drained."""
+    while not has_notice(METADATA):
+        time.sleep(INTERVAL_S)
     command = ["ray", "drain-node", "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
-    command += ["--reason-message", "EC2 takes this spot instance away"]
+    command += ["--reason-message", "EC2 will reclaim this spot instance"]
     command += ["--deadline-remaining-seconds", str(NOTICE_S)]
-    while subprocess.run(command, check=False).returncode:  # until the machine goes, at the longest
-        time.sleep(LOOK_S)
+    while subprocess.run(command, check=False).returncode:  # tried until the node is gone
+        time.sleep(INTERVAL_S)
 
 
 if __name__ == "__main__":

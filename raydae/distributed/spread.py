@@ -1,4 +1,8 @@
-"""The same work on many items, spread over Ray's workers."""
+"""Apply a function to many items on Ray's actors.
+
+`ray.util.ActorPool` does not fit: it neither says which item an error belongs to nor replaces an
+actor that has died.
+"""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -7,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import ray
 
-from raydae.distributed.cluster import cores
+from raydae.distributed.resources import cores
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -27,44 +31,41 @@ class _WorkerActor(Generic[T, R]):
 def spread(
     prepare: Callable[[], Callable[[T], R]], items: Sequence[T], here: bool = False
 ) -> Iterator[tuple[int, R | Exception]]:
-    """Work on every item in Ray's actors: one on each GPU where there are any, else one a core.
+    """Work on every item, in one actor for each GPU, or for each core if there is no GPU.
 
-    Ray must run, unless it is done here.
+    Ray must be running, unless `here` is set.
 
     Args:
-        prepare: called once in each process; returns what is done with an item.
-        items: what to work on.
-        here: in threads of this process instead, one a core: they are there at once, but nothing
-            outlives an item that kills them.
+        prepare: called once in each process; returns the function to apply.
+        items: the items to work on.
+        here: use threads of this process instead, one for each core. They start at once, but an
+            item that kills its process ends this one.
 
     Yields:
-        (number of the item, result) as they are done; the error in place of the result where
-        working on the item raised, or killed its process, not this one, four times.
+        (number of the item, result) as items are done. In place of the result, the error if the
+        function raised it, or if the item has killed its process four times.
     """
     if here:
-        yield from _spread_here(prepare(), items)
+        yield from _subsample_threads(prepare(), items)
         return
     on_gpus = bool(_gpus())
     needs = {"num_gpus": 1, "num_cpus": 1} if on_gpus else {"num_cpus": 1}
-    actor_class: Any = _WorkerActor  # Ray has made more of it than a class
+    actor_class: Any = _WorkerActor  # `ray.remote` has added `options`
     actors: list[Any] = []
     waiting = deque(enumerate(items))
     busy: dict[Any, tuple[int, Any]] = {}
 
-    def give(actor: Any) -> None:
+    def give_item(actor: Any) -> None:
         if waiting:
             position, item = waiting.popleft()
             busy[actor.do.remote(item)] = position, actor
 
-    def take_in() -> None:
-        """As many as there is room for, now and as a cluster grows."""
-        while waiting and len(actors) < (_gpus() if on_gpus else cores()):
-            actors.append(actor_class.options(**needs).remote(prepare))
-            give(actors[-1])
-
     try:
-        take_in()
-        while busy:
+        while busy or waiting:
+            # In each round, because an actor may have died and a cluster may have grown.
+            while waiting and len(actors) < max(_gpus() if on_gpus else cores(), 1):
+                actors.append(actor_class.options(**needs).remote(prepare))
+                give_item(actors[-1])
             (done, *_), _ = ray.wait(list(busy))
             position, actor = busy.pop(done)
             result: R | Exception
@@ -72,12 +73,10 @@ def spread(
                 result = ray.get(done)
             except ray.exceptions.RayError as error:
                 result = error
-            if isinstance(result, ray.exceptions.RayActorError):  # this actor is dead
-                actors.remove(actor)
-                actor = actor_class.options(**needs).remote(prepare)
-                actors.append(actor)
-            give(actor)
-            take_in()
+            if isinstance(result, ray.exceptions.RayActorError):
+                actors.remove(actor)  # it is dead
+            else:
+                give_item(actor)
             yield position, result
     finally:
         for actor in actors:
@@ -88,14 +87,16 @@ def _gpus() -> int:
     return int(ray.cluster_resources().get("GPU", 0))
 
 
-def _spread_here(work: Callable[[T], R], items: Sequence[T]) -> Iterator[tuple[int, R | Exception]]:
+def _subsample_threads(
+    work: Callable[[T], R], items: Sequence[T]
+) -> Iterator[tuple[int, R | Exception]]:
     pool = ThreadPoolExecutor(cores())
     try:
-        numbers = {pool.submit(work, item): number for number, item in enumerate(items)}
-        for future in as_completed(numbers):
+        positions = {pool.submit(work, item): position for position, item in enumerate(items)}
+        for future in as_completed(positions):
             error = future.exception()
             if error is not None and not isinstance(error, Exception):
                 raise error
-            yield numbers[future], error or future.result()
+            yield positions[future], error or future.result()
     finally:
-        pool.shutdown(cancel_futures=True)  # what is not begun is left when it is interrupted
+        pool.shutdown(cancel_futures=True)  # after an interrupt, items not yet begun are dropped

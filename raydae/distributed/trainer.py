@@ -1,31 +1,22 @@
-"""The training loop under Ray Train: the driver's part. It imports no torch, which takes seconds.
+"""Training under Ray Train: the driver's side. It does not import torch, which takes seconds.
 
-Checkpoints are the loop's own, not Ray Train's: they survive a kill at any byte, a plain process
-writes the same ones, and Ray's run state, which is not written atomically, is never needed. Ray
-Train starts the workers, shares out the samples, and starts anew when a worker dies.
+Checkpoints are those of the training loop, not Ray Train's: they survive a kill at any byte, a
+plain process writes the same ones, and Ray's run state, which is not written atomically, is unused.
+Ray Train starts the workers and restarts them when one dies.
 """
 
 import contextlib
-import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any
 
 import ray
-import ray.data
 import ray.train
-from numpy.typing import NDArray
 from ray.train.backend import Backend, BackendConfig
-from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
-from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
-from ray.train.v2._internal.execution.callback import ControllerCallback
-from ray.train.v2._internal.execution.controller import TrainController
-from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
-from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -33,15 +24,20 @@ from raydae.core.errors import first_line
 from raydae.core.lock import lock_text
 from raydae.core.storage import Folder
 from raydae.distributed.channel import Channel
-from raydae.distributed.cluster import HANG_S, Workers, shortage
-from raydae.distributed.stream import begin_stream, begun, shares
+from raydae.distributed.ray_internals import trainer_without_cleaner
+from raydae.distributed.resources import Workers
+from raydae.distributed.start import HANG_S
+from raydae.distributed.stream import Columns, stream_shards
+from raydae.distributed.waiting import shortage
 from raydae.training.run_folder import Run
 from raydae.training.samples import Samples
 from raydae.training.schedule import Schedule
 from raydae.training.status import Outcome, Status
 
-LOOK_S = 0.5  # between two looks of the driver at how far the workers are
-SILENCE_S = 30  # of the workers, after which the driver says what they may be waiting for
+LOOK_S = 0.5  # between two looks of the driver at the channel
+SILENCE_S = 30  # of the workers, after which the driver looks for a reason
+REPEAT_S = 300  # between two messages with the same reason
+HEAD_START_S = 1.0  # for the first tasks of the stream, before torch is imported
 
 
 def train_on_ray(
@@ -53,24 +49,51 @@ def train_on_ray(
     say: Callable[[str], object] = lambda line: None,
     until_gone: bool = True,
 ) -> Outcome:
-    """Trains a run to its end under Ray Train.
+    """Train a run to its end under Ray Train.
 
     Args:
-        run: a run that has its images, claimed by this process.
-        workers: what it is trained on.
+        run: a run that has its images and is claimed by this process.
+        workers: the workers to train on.
         on_status: called in this thread with every new status.
-        stop_asked: once it is true, the run writes a checkpoint and stops.
-        checkpoint_minutes: the longest time between two checkpoints.
-        say: called with a line on what went wrong and is being mended, or is waited for.
-        until_gone: also waits until the workers of a finished run have gone, about a second.
+        stop_asked: once it returns True, the run writes a checkpoint and stops.
+        checkpoint_minutes: maximum time between two checkpoints.
+        say: called with a line about a failure and the recovery from it, or what is waited for.
+        until_gone: also wait until the workers of a finished run have exited, about a second.
     """
-    assert run.sets is not None
+    # On the driver's node, so that the loss of another node does not end it.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    # Where the driver is, so that no other node's loss takes it.
     channel: Any = Channel.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]  # Ray adds it
-    fixed = workers.least == workers.most
-    trainer = _Trainer(
-        workers.alone,
+    trainer = _make_trainer(run, workers, channel, checkpoint_minutes)
+    _forget(run.folder)
+    errors: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:  # reported by the main thread
+            errors.append(error)
+
+    # In the main thread, Ray Train would replace the handler of SIGINT, which the driver needs.
+    thread = threading.Thread(target=fit, daemon=True)
+    thread.start()
+    _follow(thread, channel, workers, on_status, stop_asked, say, until_gone)
+    _forget(run.folder)
+    outcome: Outcome | None
+    status, outcome, _ = ray.get(channel.read.remote())
+    if status is not None:
+        on_status(status)
+    if outcome is not None:
+        return outcome
+    reason = ray.get(channel.errors.remote()) or (_reason(errors[0]) if errors else "")
+    return Outcome("failed", f"training ended: {reason or 'the workers ended without an error'}")
+
+
+def _make_trainer(
+    run: Run, workers: Workers, channel: Any, checkpoint_minutes: float
+) -> DataParallelTrainer:
+    assert run.sets is not None
+    trainer_class = trainer_without_cleaner() or DataParallelTrainer
+    return trainer_class(
         _train_worker,
         train_loop_config={
             "config": run.config,
@@ -83,155 +106,97 @@ def train_on_ray(
             "channel": channel,
             "timeout_s": HANG_S,
             # A resize of an elastic run comes without notice, the first after a minute.
-            "checkpoint_minutes": checkpoint_minutes if fixed else min(checkpoint_minutes, 0.5),
+            "checkpoint_minutes": (
+                min(checkpoint_minutes, 0.5) if workers.elastic else checkpoint_minutes
+            ),
         },
         backend_config=_NoGroup(),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=workers.least if fixed else (workers.least, workers.most),
+            num_workers=(
+                (workers.min_workers, workers.max_workers)
+                if workers.elastic
+                else workers.max_workers
+            ),
             use_gpu=workers.gpus > 0,
             resources_per_worker=workers.resources,
         ),
         run_config=ray.train.RunConfig(
-            # Ray Train keeps nothing here but a marker that tells whether all nodes see the place.
+            # Ray Train writes only a marker here, to test whether all nodes see the folder.
             name=".ray",
             storage_path=run.folder.uri,
-            # Starts are counted by the channel, which knows of checkpoints. Waiting for a node that
-            # is to replace a lost one is a failed start for Ray Train, every 20 s.
+            # The channel counts the restarts, because it knows about checkpoints. For Ray Train,
+            # waiting for a replacement of a lost node is a failure of the controller every 20 s.
             failure_config=ray.train.FailureConfig(max_failures=-1, controller_failure_limit=-1),
-            callbacks=[_FailedStarts(channel)],
+            callbacks=[_FailureCounter(channel)],
         ),
     )
-    _forget(run.folder)
-    errors: list[BaseException] = []
 
-    def fit() -> None:
-        try:
-            trainer.fit()
-        except BaseException as error:  # told to the thread that waits
-            errors.append(error)
 
-    # Ray Train takes SIGINT for itself in the main thread; there, raydae's driver listens.
-    thread = threading.Thread(target=fit, daemon=True)
-    thread.start()
-    outcome: Outcome | None
-    told, news, last, last_news = False, 0, None, time.monotonic()
-    while thread.is_alive():
-        thread.join(LOOK_S)
-        status, outcome, incidents = ray.get(channel.look.remote())
+def _follow(
+    training: threading.Thread,
+    channel: Any,
+    workers: Workers,
+    on_status: Callable[[Status], object],
+    stop_asked: Callable[[], bool],
+    say: Callable[[str], object],
+    until_gone: bool,
+) -> None:
+    """Pass on what the channel reports until the training thread ends."""
+    stopping, reported, last = False, 0, None
+    quiet_since = time.monotonic()
+    while training.is_alive():
+        training.join(LOOK_S)
+        status, outcome, incidents = ray.get(channel.read.remote())
         if status is not None:
             on_status(status)
-        for incident in incidents[news:]:
-            say(f"{incident}; started anew from the last checkpoint")
+        for incident in incidents[reported:]:
+            say(f"{incident}; restarted from the last checkpoint")
         if outcome is not None and outcome.status == "finished" and not until_gone:
-            break
-        if status != last or len(incidents) > news:
-            last, news, last_news = status, len(incidents), time.monotonic()
-        elif time.monotonic() - last_news > SILENCE_S and (lacking := shortage(workers)):
-            say(lacking)
-            last_news = time.monotonic() + 300  # to say it again seldom
-        if stop_asked() and not told:
-            channel.stop.remote()
-            told = True
-    _forget(run.folder)
-    status, outcome, _ = ray.get(channel.look.remote())
-    if status is not None:
-        on_status(status)
-    if outcome is not None:
-        return outcome
-    said = ray.get(channel.last_words.remote()) or (_reason(errors[0]) if errors else "")
-    reason = said or "the workers ended without a word"
-    return Outcome("failed", f"training ended: {reason}")
+            return
+        if status != last or len(incidents) > reported:
+            last, reported, quiet_since = status, len(incidents), time.monotonic()
+        elif time.monotonic() - quiet_since > SILENCE_S and (missing := shortage(workers)):
+            say(missing)
+            quiet_since = time.monotonic() + REPEAT_S - SILENCE_S
+        elif time.monotonic() - quiet_since > 2 * HANG_S:  # workers that hang are replaced sooner
+            say("the workers have been silent for ten minutes; Ray's logs may say why")
+            quiet_since = time.monotonic()
+        if stop_asked() and not stopping:
+            channel.request_stop.remote()
+            stopping = True
 
 
 def _forget(folder: Folder) -> None:
-    """Deletes what Ray Train noted: cut short by a kill, it could keep a run from going on."""
+    """Delete Ray Train's own files: if a kill cut them short, the run could not be resumed."""
     with contextlib.suppress(OSError):
         folder.delete(".ray")
 
 
 def _reason(error: BaseException) -> str:
-    """What an error of Ray Train's is about, in one line."""
+    """Return the cause of an error of Ray Train in one line."""
     error = getattr(error, "controller_failure", error)
     for cause in (*getattr(error, "worker_failures", {}).values(), error.__cause__):
         error = cause or error
     return first_line(error)
 
 
-class _Trainer(DataParallelTrainer):  # type: ignore[misc]  # Ray ships no types
-    """Ray Train without some of its processes.
+class _FailureCounter(ray.train.UserCallback):  # type: ignore[misc]  # Ray ships no types
+    """End a run whose workers fail again and again before they begin to train.
 
-    One takes the workers away where the controller has died. It asks whichever Ray it finds on the
-    machine, and where that is another, which knows no such controller, takes them from a healthy
-    run. Here the driver ends with the controller, and the workers with the driver.
-
-    One hands out data sets, which the workers see to themselves, and one shares out a cluster,
-    which a single worker on a machine of one's own does without. It would wait two seconds for
-    each of these.
+    Ray Train itself has no limit here, because a long run on spot instances has many failures.
     """
-
-    def __init__(self, alone: bool, *args: Any, **settings: Any) -> None:
-        super().__init__(*args, **settings)
-        self.alone = alone
-
-    def _create_default_callbacks(self) -> list[Any]:
-        left_out = (PlacementGroupCleanerCallback, DatasetsCallback)
-        callbacks = super()._create_default_callbacks()
-        return [callback for callback in callbacks if not isinstance(callback, left_out)]
-
-    def _initialize_and_run_controller(self, **settings: Any) -> ray.train.Result:
-        if not self.alone:
-            return super()._initialize_and_run_controller(**settings)
-        settings["scaling_policy"] = _Settled(self.scaling_config)
-        # With the environment of this process, it may be one that Ray has started already.
-        controller = ray.remote(num_cpus=0)(_TrainController).remote(**settings)
-        ray.get(controller.run.remote())
-        return ray.get(controller.get_result.remote())
-
-
-class _Group(WorkerGroup):  # type: ignore[misc]  # Ray ships no types
-    """Workers with the environment that Ray on this machine has from its driver already."""
-
-    @staticmethod
-    def _get_worker_runtime_env(custom_runtime_env: dict[str, Any]) -> dict[str, Any]:
-        return {}
-
-
-class _TrainController(TrainController):  # type: ignore[misc]  # Ray ships no types
-    worker_group_cls = _Group
-
-
-class _Settled(FixedScalingPolicy):  # type: ignore[misc]  # Ray ships no types
-    """So many workers, for which no autoscaler is asked where there is none."""
-
-    def _send_resource_request(self) -> None:
-        pass
-
-    def _maybe_send_resource_request(self) -> None:
-        pass
-
-    def _cancel_resource_request(self) -> None:
-        pass
-
-
-class _FailedStarts(ControllerCallback):  # type: ignore[misc]  # Ray ships no types
-    """Ends a run whose workers can never start: with no limit set, Ray Train would not."""
 
     def __init__(self, channel: Any) -> None:
         self.channel = channel
 
-    def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
-        """Called by Ray Train's controller at each turn; what is raised here ends the run."""
-        error = getattr(current_state, "training_failed_error", None)
-        failure = getattr(error, "controller_failure", error)
-        no_room = isinstance(failure, WorkerGroupStartupTimeoutError)  # so far
-        if error is None or no_room or current_state.is_terminal():
-            return
-        if ray.get(self.channel.fail.remote(_reason(error))):
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Count a failure; an exception from here ends the run."""
+        if ray.get(self.channel.fail.remote(first_line(next(iter(worker_exceptions.values()))))):
             raise RuntimeError("the workers cannot be started")
 
 
-class _Idle(Backend):  # type: ignore[misc]  # Ray ships no types
-    """Leaves it to the workers to meet; each sees all of the group's GPUs on its node, for NCCL.
+class _NoBackend(Backend):  # type: ignore[misc]  # Ray ships no types
+    """Form no process group; each worker sees all GPUs of the group on its node, for NCCL.
 
     Workers that share a GPU see it once: Ray Train takes the union of their GPUs.
     """
@@ -241,42 +206,35 @@ class _Idle(Backend):  # type: ignore[misc]  # Ray ships no types
 
 @dataclass
 class _NoGroup(BackendConfig):  # type: ignore[misc]  # Ray ships no types
-    """No process group by Ray, whose rendezvous listens on all addresses, for one worker too."""
+    """Select `_NoBackend`: the rendezvous of Ray Train's own backend listens on all addresses."""
 
     @property
     def backend_cls(self) -> type[Backend]:
-        return _Idle
+        return _NoBackend
 
 
 def _train_worker(settings: dict[str, Any]) -> None:
-    """One worker of Ray Train. Its samples are being made while it imports torch."""
+    """Run one worker of Ray Train. Its first samples are made while it imports torch."""
     config, sets, threads = settings["config"], settings["sets"], settings["threads"]
     samples, folder = settings.pop("samples"), settings["folder"]
-    place, schedule = ray.train.get_context(), Schedule.of(config, len(sets.train))
-    rank, workers = place.get_world_rank(), place.get_world_size()
-    blocks = begin_stream(samples, schedule, folder, rank, workers, workers * threads)
-    # Not left by `with`, which would wait for samples that may never come.
-    first = ThreadPoolExecutor(1).submit(_begin, blocks, schedule.shard_rows(workers))
-    # An import beside a thread at work takes many times as long; and beside one that pickles it was
-    # seen, once, to make that fail.
-    while not (begun.wait(0.1) or first.done()):
-        pass
-    from raydae.distributed.worker import (
-        work,  # with torch, which the driver and Ray's controller lack
-    )
+    context, schedule = ray.train.get_context(), Schedule.of(config, len(sets.train))
+    rank, workers = context.get_world_rank(), context.get_world_size()
+    stream = stream_shards(samples, schedule, folder, rank, workers, workers * threads)
+    # Not used in a `with` statement, which would wait for samples that may never come.
+    first = ThreadPoolExecutor(1).submit(_start, stream)
+    # Importing torch holds the interpreter's lock most of the time and would delay the first tasks.
+    wait([first], timeout=HEAD_START_S)
+    from raydae.distributed.worker import work
 
-    work(_when_begun(first), **settings)
+    work(_when_started(first), **settings)
 
 
-def _begin(blocks: ray.data.DataIterator, rows: int) -> Iterator[dict[str, NDArray[Any]]]:
-    """The worker's shares of the steps to do, the first of which is there."""
-    stream = shares(blocks, rows)
-    first = list(itertools.islice(stream, 1))
-    return itertools.chain(first, stream)
+def _start(stream: Iterator[Columns]) -> Iterator[Columns]:
+    """Return the same stream once its first item is there."""
+    first = list(islice(stream, 1))
+    return chain(first, stream)
 
 
-def _when_begun(
-    stream: Future[Iterator[dict[str, NDArray[Any]]]],
-) -> Iterator[dict[str, NDArray[Any]]]:
-    """The same; who takes the first waits for it, and counts that as waiting for data."""
+def _when_started(stream: Future[Iterator[Columns]]) -> Iterator[Columns]:
+    """Yield from a stream; waiting for its first item counts as waiting for data."""
     yield from stream.result()

@@ -1,4 +1,4 @@
-"""A worker of Ray Train: it joins the others and runs the training loop."""
+"""A worker of Ray Train: it joins the other workers and runs the training loop."""
 
 import os
 import socket
@@ -22,7 +22,8 @@ import torch.distributed as dist
 from raydae.core.errors import cause_of, first_line
 from raydae.core.lock import lock_text
 from raydae.core.storage import Folder
-from raydae.distributed.cluster import not_shared
+from raydae.distributed.shared_storage import not_shared
+from raydae.distributed.start import session_folder
 from raydae.images.image_sets import ImageSets
 from raydae.training.config import Config
 from raydae.training.context import Context
@@ -43,53 +44,56 @@ def work(
     timeout_s: float,
     checkpoint_minutes: float,
 ) -> None:
-    """Trains a run with the other workers of its group, and tells the driver how far it is.
+    """Train a run together with the other workers, and report its progress to the driver.
 
     Args:
-        stream: the worker's shares of the steps to do.
-        config: what to train.
+        stream: this worker's shards of the steps that are left.
+        config: the configuration to train.
         sets: the images.
-        folder: the run's folder.
-        claim: what the driver sees of it.
+        folder: the folder of the run.
+        claim: the content of the folder's claim file, as the driver sees it.
         threads: CPU threads for torch.
-        gpus: GPUs of a worker.
+        gpus: GPUs of each worker.
         channel: the actor `channel.Channel`.
-        timeout_s: after which a worker that hangs counts as dead.
-        checkpoint_minutes: the longest time between two checkpoints.
+        timeout_s: a worker that hangs for this long counts as dead.
+        checkpoint_minutes: maximum time between two checkpoints.
     """
-    place = ray.train.get_context()
-    mouth = _Mouth(channel)
+    ray_context = ray.train.get_context()
+    reporter = StatusReporter(channel)
     here = f"{ray.util.get_node_ip_address()} (process {os.getpid()})"
-    watch = _Watch(timeout_s, lambda said: ray.get(channel.complain.remote(0, f"{here} {said}")))
+    watchdog = Watchdog(
+        timeout_s, lambda said: ray.get(channel.report_error.remote(0, f"{here} {said}"))
+    )
 
-    def tell(status: Status) -> bool:
-        watch.beats += 1
-        return mouth(status)
+    def report(status: Status) -> bool:
+        watchdog.beats += 1
+        return reporter(status)
 
     context = Context(
-        rank=place.get_world_rank(),
-        workers=place.get_world_size(),
+        rank=ray_context.get_world_rank(),
+        workers=ray_context.get_world_size(),
         device=ray.train.torch.get_device(),
         threads=threads,
-        tell=tell,
+        tell=report,
         preempted=lambda: ray.train.get_preemption_info() is not None,
         place=here,
     )
     if context.device.type == "cuda":
         torch.cuda.set_device(context.device)
-    if context.workers == 1:  # of several, the others notice
-        stream = watch.over(stream)
+    if context.workers == 1:  # otherwise the other workers notice, by a timeout
+        stream = watchdog.watch(stream)
     try:
-        one_node = place.get_local_world_size() == context.workers
+        one_node = ray_context.get_local_world_size() == context.workers
         join(context, one_node, gpus, timeout_s)
         places = context.gather(here)
         verdict = ray.get(channel.begin.remote(places)) if context.rank == 0 else None
         outcome: Outcome | None = context.gather(verdict)[0]
-        strange = [
+        # Nodes that were there at the start have been checked; one that joins later has not.
+        differing = [
             place for place, seen in context.gather((here, lock_text(folder))) if seen != claim
         ]
-        if strange:  # a node that joined later: those there at the start have been asked
-            outcome = Outcome("failed", not_shared(str(folder), strange[0], "--storage"))
+        if differing:
+            outcome = Outcome("failed", not_shared(str(folder), differing[0], "--storage"))
         outcome = outcome or fit(
             config,
             sets,
@@ -103,36 +107,36 @@ def work(
         if cause_of(error) is error:
             where = traceback.extract_tb(error.__traceback__)[-1]
             said += f" ({where.name}, line {where.lineno})"
-        ray.get(channel.complain.remote(context.rank, said))
+        ray.get(channel.report_error.remote(context.rank, said))
         raise
     finally:
-        watch.working = False
+        watchdog.working = False
     if context.rank == 0:
-        ray.get([mouth.last, channel.end.remote(outcome)])
+        ray.get([reporter.last, channel.finish.remote(outcome)])
     if context.workers > 1:
         dist.destroy_process_group()
 
 
 def join(context: Context, one_node: bool, gpus: float, timeout_s: float) -> None:
-    """Joins the process group of the workers of a run; called by all of them.
+    """Join the process group of a run's workers; every worker must call this.
 
-    On one machine they meet in a file and talk over the loopback device, so that nobody outside
-    can reach them. On several they meet at the first worker, where torch listens on all addresses.
+    On one machine, workers meet through a file and communicate over the loopback device, so that
+    nothing listens for other machines. On several, they meet at the first worker, where torch
+    listens on all addresses.
     """
     if context.workers == 1:
         return
     address = ray.util.get_node_ip_address()
     if one_node:
         device = "lo" if sys.platform == "linux" else "lo0"
-        # In Ray's own folder: workers that are killed leave the file behind.
-        folder = ray._private.worker._global_node.get_session_dir_path()
-        meeting = f"file://{folder}/raydae-{uuid.uuid4().hex}"
+        # In Ray's own folder, because workers that are killed leave the file behind.
+        meeting = f"file://{session_folder()}/raydae-{uuid.uuid4().hex}"
     else:
         device = _device_of(address)
         with socket.socket() as probe:
             probe.bind((address, 0))
             meeting = f"tcp://{address}:{probe.getsockname()[1]}"
-    # Without, gloo takes the device that the host's name leads to, if any.
+    # Otherwise gloo takes the device that the host's name resolves to, if any.
     os.environ.update(GLOO_SOCKET_IFNAME=device, NCCL_SOCKET_IFNAME=device)
     dist.init_process_group(
         "nccl" if gpus == 1 else "gloo",  # NCCL refuses two workers on one GPU
@@ -144,7 +148,7 @@ def join(context: Context, one_node: bool, gpus: float, timeout_s: float) -> Non
 
 
 def _device_of(address: str) -> str:
-    """The name of the network device with an address."""
+    """Return the name of the network device that has an address."""
     return next(
         name
         for name, addresses in psutil.net_if_addrs().items()
@@ -152,32 +156,33 @@ def _device_of(address: str) -> str:
     )
 
 
-class _Mouth:
-    """Tells the driver where a run is without waiting for the answer to the word before."""
+class StatusReporter:
+    """Report the status of a run without waiting for the answer to the previous report."""
 
     def __init__(self, channel: Any) -> None:
         self.channel = channel
         self.last: Any = ray.put(False)
 
     def __call__(self, status: Status) -> bool:
+        """Send a status; return whether the run should stop, as far as is known yet."""
         answered, _ = ray.wait([self.last], timeout=0)
         stop = bool(ray.get(self.last)) if answered else False
-        self.last = self.channel.tell.remote(status)
+        self.last = self.channel.report.remote(status)
         return stop
 
 
-class _Watch:
-    """Ends a worker that trains alone when it hangs: in a step, an image, or a write."""
+class Watchdog:
+    """End a worker that hangs, in a step, an image or a write, while no other worker waits."""
 
-    def __init__(self, timeout_s: float, complain: Callable[[str], object]) -> None:
+    def __init__(self, timeout_s: float, report_error: Callable[[str], object]) -> None:
         self.working, self.beats = False, 0
-        self.complain = complain
+        self.report_error = report_error
         self._timeout_s = timeout_s
-        self._patience_s = 4 * timeout_s  # until the first step has told how long a step takes
+        self._patience_s = 4 * timeout_s  # until the first step shows how long a step takes
         self._watched = threading.get_ident()
 
-    def over(self, stream: Iterator[Batch]) -> Iterator[Batch]:
-        """The same stream, beside which it watches; samples may be waited for for any time."""
+    def watch(self, stream: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield the same stream while watching its consumer; waiting for samples is no hang."""
         threading.Thread(target=self._look, daemon=True).start()
         for number, batch in enumerate(stream):
             began = time.monotonic()
@@ -189,12 +194,12 @@ class _Watch:
                 self._patience_s = max(self._timeout_s, 4 * (time.monotonic() - began))
 
     def _look(self) -> None:
-        # It counts looks, not time: a process that was paused is given time when it goes on.
+        # It counts looks, not time, so that a process that was paused has time after it resumes.
         pause_s, seen, silent_s = self._timeout_s / 10, self.beats, 0.0
         while silent_s < self._patience_s:
             time.sleep(pause_s)
             silent_s = silent_s + pause_s if self.working and self.beats == seen else 0
             seen = self.beats
         where = traceback.extract_stack(sys._current_frames()[self._watched])[-1]
-        self.complain(f"hung for {silent_s:.0f} s ({where.name}, line {where.lineno})")
+        self.report_error(f"hung for {silent_s:.0f} s ({where.name}, line {where.lineno})")
         os._exit(1)

@@ -17,7 +17,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from raydae.core.errors import UserError
 from raydae.core.storage import Folder
-from raydae.distributed.cluster import Workers
+from raydae.distributed.resources import Workers
 from raydae.images.image_sets import ImageSets
 from raydae.search.sampler import make_sampler
 from raydae.search.settings import Settings

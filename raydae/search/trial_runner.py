@@ -13,7 +13,8 @@ import ray.tune
 
 from raydae.core.errors import UserError
 from raydae.core.storage import Folder
-from raydae.distributed.cluster import Workers, set_environment
+from raydae.distributed.resources import Workers
+from raydae.distributed.start import set_environment
 from raydae.images.image_sets import ImageSets
 from raydae.search.suggesters import Value
 from raydae.search.trials import read_history, trial_folder
@@ -40,7 +41,7 @@ class TrialPlan:
     @property
     def in_process(self) -> bool:
         """Whether a trial trains in its own process, without Ray Train."""
-        return self.workers.most == 1 and not self.workers.gpus
+        return self.workers.max_workers == 1 and not self.workers.gpus
 
 
 class TrialRunner(ray.tune.Trainable):  # type: ignore[misc]  # Ray ships no types

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from raydae.core.storage import Folder
-from raydae.distributed.cluster import Workers
+from raydae.distributed.resources import Workers
 from raydae.distributed.trainer import train_on_ray
 from raydae.images.image_sets import ImageSets
 from raydae.models.model_file import load_model
@@ -95,7 +95,7 @@ def test_a_killed_worker_changes_nothing(photographs: Path, tmp_path: Path) -> N
         worker.kill()
         wait_for(lambda: train_workers(process.pid) - {worker}, "a new worker")
         output = " ".join(finish(process).split())  # lines are broken
-        assert "started anew from the last checkpoint" in output
+        assert "restarted from the last checkpoint" in output
         calm.result()
     assert [line["step"] for line in history(tmp_path / "hurt")] == [STEPS, 2 * STEPS]
     assert_same_run(tmp_path / "hurt", tmp_path / "calm")
@@ -108,10 +108,12 @@ def test_two_workers_that_share_the_gpu_compute_what_one_does(
     config = config.override({"model.name": "unet", "model.options.width": 8, "optim.lr": 1e-4})
     losses = {}
     for workers in (Workers(1, 1, 1, 1), Workers(2, 2, 0.5, 1)):
-        run = open_run(Folder.of(tmp_path / f"{workers.most}"), config).begin(sets)
+        run = open_run(Folder.of(tmp_path / f"{workers.max_workers}"), config).begin(sets)
         outcome = train_on_ray(run, workers, lambda status: None, lambda: False, 10.0)
         assert outcome == Outcome("finished")
-        losses[workers.most] = [line["loss"] for line in history(tmp_path / f"{workers.most}")]
+        losses[workers.max_workers] = [
+            line["loss"] for line in history(tmp_path / f"{workers.max_workers}")
+        ]
     assert len(losses[1]) == 2
     assert losses[2] == pytest.approx(losses[1], rel=1e-3)
 

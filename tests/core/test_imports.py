@@ -44,7 +44,10 @@ NO_TORCH = [
 ]
 NO_RAY = ["raydae.models.model_file", "raydae.models.inference", "raydae.training.loop"]
 RAY_BUT_NO_TORCH = [
-    *(f"raydae.distributed.{name}" for name in ("stream", "channel", "cluster", "trainer")),
+    *(
+        f"raydae.distributed.{name}"
+        for name in ("stream", "channel", "start", "resources", "trainer")
+    ),
     "raydae.search.search",
 ]
 

@@ -49,13 +49,13 @@ def metadata(monkeypatch: pytest.MonkeyPatch) -> Iterator[Metadata]:
 
 
 def test_the_notice_is_seen_when_it_comes(metadata: Metadata) -> None:
-    assert not spot.will_be_taken(spot.METADATA)
+    assert not spot.has_notice(spot.METADATA)
     metadata.noticed = True
-    assert spot.will_be_taken(spot.METADATA)
+    assert spot.has_notice(spot.METADATA)
 
 
 def test_a_machine_that_is_not_of_ec2_gets_no_notice() -> None:
-    assert not spot.will_be_taken("http://127.0.0.1:1/latest")
+    assert not spot.has_notice("http://127.0.0.1:1/latest")
 
 
 def test_ray_is_told_until_it_listens(

@@ -16,10 +16,9 @@ from raydae.core.storage import Folder
 from raydae.distributed.stream import (
     BLOCK_BYTES,
     BLOCK_ROWS,
-    _Share,
+    _limits,
     _steps_per_block,
-    begin_stream,
-    shares,
+    stream_shards,
 )
 from raydae.images.image_sets import ImageSets
 from raydae.training.checkpoints import Checkpoints, TrainState
@@ -33,27 +32,26 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 @dataclass(frozen=True)
 class Stream:
-    """What a stream is begun with."""
+    """The arguments of a stream."""
 
     samples: Samples
     schedule: Schedule
     run: Folder
 
-    def begin(self, workers: int) -> list[Any]:
+    def shards(self, workers: int) -> list[Any]:
         ranks, samples = range(workers), ray.put(self.samples)
-        return [begin_stream(samples, self.schedule, self.run, n, workers) for n in ranks]
+        return [stream_shards(samples, self.schedule, self.run, n, workers) for n in ranks]
 
 
 def collect(stream: Stream, workers: int) -> list[list[dict[str, np.ndarray]]]:
-    """What each worker gets, step by step."""
-    rows = stream.schedule.shard_rows(workers)
+    """Each worker's shards, step by step."""
 
-    def drain(blocks: Any) -> list[dict[str, np.ndarray]]:
+    def drain(steps: Any) -> list[dict[str, np.ndarray]]:
         # Blocks live in shared memory as long as the iterator does.
-        return [{k: v.copy() for k, v in step.items()} for step in shares(blocks, rows)]
+        return [{k: v.copy() for k, v in step.items()} for step in steps]
 
     with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(drain, stream.begin(workers)))
+        return list(pool.map(drain, stream.shards(workers)))
 
 
 @pytest.fixture
@@ -67,9 +65,10 @@ def stream(config: Config, sets: ImageSets, tmp_path: Any) -> Stream:
 def test_every_step_has_the_same_samples_for_any_number_of_workers(
     stream: Stream, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "raydae.distributed.stream.BLOCK_ROWS", 24
-    )  # several blocks, the last one short
+    # Several blocks, the last one short, in segments of two, the last one short as well.
+    monkeypatch.setattr("raydae.distributed.stream.BLOCK_ROWS", 24)
+    monkeypatch.setattr("raydae.distributed.stream.SEGMENT_BLOCKS", 2)
+    monkeypatch.setattr("raydae.distributed.stream.START_NEXT_AT", 1)
     parts = collect(stream, workers)
     assert [len(part) for part in parts] == [stream.schedule.steps] * workers
     for step, shares_of_step in enumerate(zip(*parts, strict=True)):
@@ -90,11 +89,23 @@ def test_the_stream_starts_where_the_checkpoint_is(stream: Stream) -> None:
     assert len(part) == stream.schedule.steps - 7
 
 
-def test_a_worker_takes_its_share_of_the_cpus_that_training_leaves() -> None:
+def test_a_worker_takes_its_part_of_the_cpus_that_training_leaves() -> None:
     cpus = int(ray.cluster_resources()["CPU"])
-    assert _Share(1, 2).get_total_resources().cpu == cpus - 2
-    assert _Share(2, 1).get_total_resources().cpu == (cpus - 1) // 2
-    assert _Share(64, cpus).get_total_resources().cpu == 1
+    assert _limits(1, 2).cpu == cpus - 2
+    assert _limits(2, 1).cpu == (cpus - 1) // 2
+    assert _limits(64, cpus).cpu == 1
+
+
+@pytest.mark.parametrize("segment_blocks", [1, 3, 4])
+def test_segments_join_without_a_gap(
+    stream: Stream, segment_blocks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raydae.distributed.stream.BLOCK_ROWS", 16)
+    monkeypatch.setattr("raydae.distributed.stream.SEGMENT_BLOCKS", segment_blocks)
+    monkeypatch.setattr("raydae.distributed.stream.START_NEXT_AT", segment_blocks // 2)
+    (part,) = collect(stream, 1)
+    indices = [index for step in part for index in step["index"]]
+    assert indices == list(range(stream.schedule.steps * 8))
 
 
 def test_larger_patches_make_blocks_of_no_more_bytes(stream: Stream) -> None:
@@ -119,15 +130,15 @@ def test_what_goes_wrong_in_a_task_is_told(stream: Stream, tmp_path: Path) -> No
 
 def test_killed_tasks_are_done_again(stream: Stream, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raydae.distributed.stream.BLOCK_ROWS", 8)
-    monkeypatch.setattr("raydae.distributed.stream.BUFFERED_BLOCKS", 1)
-    (blocks,) = stream.begin(1)
+    schedule = dataclasses.replace(stream.schedule, epochs=200)  # 800 blocks
+    (steps,) = dataclasses.replace(stream, schedule=schedule).shards(1)
     indices, killed = [], 0
-    for step in shares(blocks, 8):
+    for step in steps:
         indices += step["index"].tolist()
         if killed < 3:  # Ray tries each task again, but not for ever
             tasks = processes_of(os.getpid(), "ray::IDLE", "ray::MapBatches")
             for task in tasks:
                 task.kill()
             killed += bool(tasks)
-    assert indices == list(range(stream.schedule.steps * 8))
+    assert indices == list(range(schedule.steps * 8))
     assert killed == 3

@@ -15,7 +15,8 @@ import ray
 
 from raydae.core.storage import Folder
 from raydae.distributed import trainer
-from raydae.distributed.cluster import Workers, start_ray
+from raydae.distributed.resources import Workers
+from raydae.distributed.start import start_ray
 from raydae.images.image_sets import ImageSets
 from raydae.training.checkpoints import Checkpoints
 from raydae.training.config import Config
@@ -138,7 +139,7 @@ def test_a_worker_that_hangs_is_named_and_replaced(
     assert outcome == Outcome("finished")
     assert not hung[0].is_running()
     assert f"(process {hung[0].pid}) died or hung" in said[0]
-    assert "started anew from the last checkpoint" in said[0]
+    assert "restarted from the last checkpoint" in said[0]
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -179,7 +180,7 @@ def test_a_worker_that_sees_another_folder_ends_the_run(
         run, Workers(1, 1, 0, 1), lambda status: None, lambda: False, 1.0
     )
     assert outcome.status == "failed"
-    assert re.search(r"run is not what \S+ \(process \d+\) sees there; give --st", outcome.message)
+    assert re.search(r"run is not the same on \S+ \(process \d+\); give --st", outcome.message)
     assert not run.state.step
     assert "checkpoints" not in {path.name for path in (tmp_path / "run").iterdir()}
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import ray
 
-from raydae.distributed.cluster import start_ray
 from raydae.distributed.spread import spread
+from raydae.distributed.start import start_ray
 from raydae.evaluation.scoring import evaluate, score_image
 from raydae.images.image_sets import ImageSets, read_image
 from raydae.metrics.psnr import psnr

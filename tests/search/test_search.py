@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import raydae.search.search
 from raydae.core.errors import UserError
 from raydae.core.storage import Folder
-from raydae.distributed.cluster import Workers
+from raydae.distributed.resources import Workers
 from raydae.images.image_sets import ImageSets
 from raydae.images.sources import find_images
 from raydae.search.sampler import make_sampler

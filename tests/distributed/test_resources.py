@@ -1,29 +1,15 @@
-import contextlib
-import os
-import stat
-import subprocess
-import sys
-import time
+"""Which workers and trials a cluster is given, for clusters of many shapes."""
+
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import ray
 import yaml
 
 from raydae.core.errors import UserError
-from raydae.core.storage import Folder
-from raydae.distributed import cluster
-from raydae.distributed.cluster import (
-    Workers,
-    check_shared,
-    choose_trials,
-    choose_workers,
-    hide_token,
-    wait_for,
-)
-from raydae.images.image_sets import ImageSets
+from raydae.distributed import resources, waiting
+from raydae.distributed.resources import Workers, choose_trials, choose_workers
 from raydae.training.config import Config
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -67,7 +53,7 @@ def test_elastic_workers_may_outgrow_a_cluster_that_keeps_a_cpu_for_the_samples(
         choose_workers((1, 4), "auto", config)
 
 
-def test_how_they_are_told_of() -> None:
+def test_workers_are_described_in_a_few_words() -> None:
     assert str(Workers(1, 1, 0, 2)) == "1 CPU worker of 2 threads"
     assert str(Workers(2, 8, 0, 1)) == "2 to 8 CPU workers of 1 thread"
     assert str(Workers(4, 4, 1, 1)) == "4 GPU workers"
@@ -162,13 +148,13 @@ def test_workers_that_fit_on_no_node_are_refused_not_waited_for(
 ) -> None:
     pretend(monkeypatch, [(1, 4)] * 4)
     wide = Config().override({"threads": 8})
-    with pytest.raises(UserError, match="there is room for 0; lower --num-workers or --threads"):
+    with pytest.raises(UserError, match=r"room for 0: .* lower --num-workers or --threads"):
         choose_workers((1, 1), "auto", wide)
     assert choose_workers((4, 4), "auto", Config())[0] == Workers(4, 4, 1, 1)
     pretend(monkeypatch, [(8, 4), (0, 64)])  # GPUs without a CPU of their own are left idle
     workers, word = choose_workers(None, "auto", Config())
     assert workers == Workers(4, 4, 1, 1)
-    assert word == "4 of 8 GPUs stay idle: there are too few CPUs beside them"
+    assert word == "4 of 8 GPUs stay idle: their nodes have too few CPUs"
     with pytest.raises(UserError, match="there is room for 4"):
         choose_workers((5, 5), "auto", Config())
     pretend(monkeypatch, [(4, 4)])
@@ -203,7 +189,7 @@ def growing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     }
     file = tmp_path / "ray_bootstrap_config.yaml"
     file.write_text(yaml.safe_dump(config))
-    monkeypatch.setattr(cluster, "AUTOSCALING", file)
+    monkeypatch.setattr(resources, "AUTOSCALING", file)
     return config
 
 
@@ -223,139 +209,13 @@ def test_machines_that_one_has_count_as_the_largest_present(
     kind = {"resources": {}, "min_workers": 2, "max_workers": 2}  # as Ray has it of them
     growing.update(head_node_type="local.cluster.node", max_workers=2)
     growing["available_node_types"] = {"local.cluster.node": kind}
-    cluster.AUTOSCALING.write_text(yaml.safe_dump(growing))
+    resources.AUTOSCALING.write_text(yaml.safe_dump(growing))
     said: list[str] = []
-    monkeypatch.setattr(cluster, "_wait_for_room", lambda bundles, lacking, say: say(lacking()))
-    cluster.wait_for_a_node(said.append)
-    assert said == ["waiting for a node that works"]
+    monkeypatch.setattr(waiting, "_wait_for_room", lambda bundles, find, say: say(find()))
+    waiting.wait_for_node(said.append)
+    assert said == ["waiting for the first worker node"]
     nodes = [{"Alive": True, "Resources": {"CPU": cpus}} for cpus in (0, 8)]
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
-    cluster.wait_for_a_node(said.append)
+    waiting.wait_for_node(said.append)
     assert len(said) == 1
     assert choose_workers((2, 2), "auto", Config())[0] == Workers(2, 2, 0, 7)
-
-
-def test_waiting_says_what_is_lacking(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    answers = iter([False, False, True])
-    removed: list[object] = []
-
-    class Group:
-        def wait(self, timeout_seconds: float) -> bool:
-            return next(answers)
-
-    def group(wish: list[dict[str, float]]) -> Group:
-        assert wish == [{"CPU": 3, "GPU": 1}] * 2 + [{"CPU": 1}]
-        return Group()
-
-    monkeypatch.setattr(cluster, "placement_group", group)
-    monkeypatch.setattr(cluster, "remove_placement_group", removed.append)
-    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0})
-    monkeypatch.setenv("RAY_ADDRESS", "elsewhere")
-    wait_for(Workers(2, 4, 1, 3), said.append)
-    assert said == [
-        "waiting for nodes to run 2 to 4 GPU workers: the cluster has 0 GPUs and 8 CPUs now"
-    ]
-    assert len(removed) == 1
-
-
-@pytest.mark.parametrize(("platform", "gpus"), [("darwin", 0), ("linux", None)])
-def test_the_gpu_of_a_mac_is_not_counted(
-    platform: str, gpus: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: dict[str, Any] = {}
-    monkeypatch.setattr(sys, "platform", platform)
-    monkeypatch.setattr(ray, "init", asked.update)
-    cluster.start_ray()
-    assert asked.get("num_gpus") == gpus
-
-
-def test_what_there_is_needs_no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    wait_for(Workers(99, 99, 1, 1), said.append)  # Ray of this machine alone never grows
-    monkeypatch.setenv("RAY_ADDRESS", "elsewhere")
-    wait_for(Workers(2, 2, 0, 1), said.append)
-    assert not said
-
-
-def test_one_machine_sees_its_own_files(sets: ImageSets, tmp_path: Path) -> None:
-    check_shared(Folder.of(tmp_path), sets)
-    check_shared(Folder("s3://nowhere/at/all"), sets)
-
-
-def test_a_storage_that_other_nodes_do_not_see(
-    sets: ImageSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / ".claim").write_text("process 1")
-    (this,) = ray.nodes()
-    monkeypatch.setattr(ray, "nodes", lambda: [this])
-    context = ray.get_runtime_context()
-    monkeypatch.setattr(type(context), "get_node_id", lambda self: "another")
-    here = os.getpid()
-    # What runs on the other node looks at a disk of its own.
-    elsewhere = lambda file: ("other", "seen" if os.getpid() == here else "")  # noqa: E731
-    monkeypatch.setattr(cluster, "_here", elsewhere)
-    with pytest.raises(UserError, match=r"\.claim is not what other sees there; give --storage"):
-        check_shared(Folder.of(tmp_path), sets)
-
-
-def test_the_token_is_made_for_its_owner_s_eyes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
-    token = tmp_path / ".ray" / "auth_token"
-    hide_token()
-    made = token.read_text()
-    assert len(made) >= 32
-    assert stat.S_IMODE(token.stat().st_mode) == 0o600
-    token.chmod(0o644)  # as Ray leaves it
-    hide_token()
-    assert token.read_text() == made
-    assert stat.S_IMODE(token.stat().st_mode) == 0o600
-    assert [path.name for path in token.parent.iterdir()] == ["auth_token"]
-
-
-def test_a_home_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / ".ray").write_text("a file")
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "x")
-    monkeypatch.delenv("RAY_AUTH_TOKEN")
-    hide_token()
-    assert len(os.environ["RAY_AUTH_TOKEN"]) >= 32
-
-
-ENDS_WITH_THREADS = """
-import os, threading, time
-import psutil, ray
-from raydae.app import process
-from raydae.distributed import cluster
-
-def job():
-    cluster.start_ray()
-    held = [ray.put(number) for number in range(1000)]
-    def let_go():
-        while True:
-            held and held.pop()
-            time.sleep(0.001)
-    threading.Thread(target=let_go, daemon=True).start()
-    time.sleep(0.1)
-    print(*(child.pid for child in psutil.Process().children(recursive=True)))
-    return 2
-
-process.run_and_exit(job)
-"""
-
-
-def test_a_job_ends_all_of_its_ray_and_with_its_own_code_whatever_threads_do() -> None:
-    """After `ray.shutdown`, a thread that lets an object go would end the process with 1."""
-    job = subprocess.run(
-        [sys.executable, "-c", ENDS_WITH_THREADS], stdout=subprocess.PIPE, text=True, check=False
-    )
-    assert job.returncode == 2
-    started = [int(pid) for pid in job.stdout.split()]
-    assert len(started) >= 2
-    time.sleep(1)  # left to themselves, some of them would stay for ten
-    for pid in started:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            assert psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
