@@ -11,15 +11,15 @@
     spread.py          one function applied to many items on actors
     logs.py            copies of the processes' logs in a run's folder
     spot.py            passes on EC2's notice that a spot instance will be reclaimed
-    ray_internals.py   all uses of Ray's private parts, each with a contract and a fall-back
+    internals.py   all uses of Ray's private parts, each with a contract and a fall-back
     agent.py           stands in for the agent that Ray starts for a node
 
 May import `training` and the rooms below it; `search`, `evaluation`, `benchmark` and `app` may
 import this room. `worker.py` and nothing else imports torch, which takes seconds, and so do no
 modules that Ray Data's tasks need.
 
-Ray's private parts are used in `ray_internals.py` only, because each may change with any version of
+Ray's private parts are used in `internals.py` only, because each may change with any version of
 Ray: there, each use states its reason, is checked before use, and falls back on stock Ray.
 RAYDAE_STOCK_RAY=1 turns all of them off. To add one, write a function under `@_patch` there and a
-test in tests/distributed/test_ray_internals.py, and measure what it gains.
+test in tests/distributed/test_internals.py, and measure what it gains.
 """

@@ -3,7 +3,7 @@
     python -I -S raydae/distributed/agent.py
 
 Ray's own agent serves a dashboard, metrics and submitted jobs, listens on three ports and takes 1 %
-of a core. A node ends without one. `ray_internals.bare_node_class` starts this file.
+of a core. A node ends without one. `internals.bare_node_class` starts this file.
 """
 
 import os

@@ -12,7 +12,7 @@ import ray
 from ray.exceptions import RayError
 
 from raydae.core.errors import UserError, first_line
-from raydae.distributed.ray_internals import bare_node
+from raydae.distributed.internals import bare_node
 from raydae.distributed.resources import DATA_CPUS, cores, in_cluster
 
 HANG_S = 300  # a worker that hangs for this long counts as dead

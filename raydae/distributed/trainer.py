@@ -24,7 +24,7 @@ from raydae.core.errors import first_line
 from raydae.core.lock import lock_text
 from raydae.core.storage import Folder
 from raydae.distributed.channel import Channel
-from raydae.distributed.ray_internals import trainer_without_cleaner
+from raydae.distributed.internals import trainer_without_cleaner
 from raydae.distributed.resources import Workers
 from raydae.distributed.start import HANG_S
 from raydae.distributed.stream import Columns, stream_shards

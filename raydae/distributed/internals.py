@@ -3,7 +3,7 @@
 A patch is a function under `@_patch`. It checks its contract with this version of Ray (attributes
 and signatures) and returns what replaces a part of Ray. If the contract is broken, the patch
 returns None, its caller uses stock Ray, and one line says so. RAYDAE_STOCK_RAY=1 turns all patches
-off. `tests/distributed/test_ray_internals.py` fails by the name of the patch whose contract a new
+off. `tests/distributed/test_internals.py` fails by the name of the patch whose contract a new
 version of Ray breaks.
 
 A patch is worth its upkeep if it saves 1 s of start-up or 3 % of throughput, or prevents a fault

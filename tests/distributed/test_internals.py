@@ -13,7 +13,7 @@ import ray
 import ray.train
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from raydae.distributed import ray_internals
+from raydae.distributed import internals
 
 ROOT = Path(__file__).parents[2]
 PRIVATE = re.compile(r"ray\._private|_internal\b|_raylet")
@@ -21,26 +21,26 @@ PRIVATE = re.compile(r"ray\._private|_internal\b|_raylet")
 
 @pytest.fixture(autouse=True)
 def forget_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_internals, "_warned", set())
+    monkeypatch.setattr(internals, "_warned", set())
 
 
 def test_private_parts_of_ray_are_used_in_one_file() -> None:
     files = [path for path in (ROOT / "raydae").rglob("*.py") if PRIVATE.search(path.read_text())]
-    assert [path.name for path in files] == ["ray_internals.py"]
+    assert [path.name for path in files] == ["internals.py"]
 
 
-@pytest.mark.parametrize("name", ray_internals.PATCHES)
+@pytest.mark.parametrize("name", internals.PATCHES)
 def test_the_contract_of(name: str) -> None:
     """Without the fall-back, a broken contract raises."""
-    assert ray_internals.PATCHES[name]() is not None
+    assert internals.PATCHES[name]() is not None
 
 
-@pytest.mark.parametrize("name", ray_internals.PATCHES)
+@pytest.mark.parametrize("name", internals.PATCHES)
 def test_stock_ray_on_request(
     name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("RAYDAE_STOCK_RAY", "1")
-    assert getattr(ray_internals, name)() is None
+    assert getattr(internals, name)() is None
     assert not caplog.records
 
 
@@ -61,15 +61,15 @@ def break_module(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ray_internals.PATCHES)
+@pytest.mark.parametrize("name", internals.PATCHES)
 @pytest.mark.parametrize("change", [break_signature, break_attribute, break_module])
 def test_stock_ray_and_one_warning_if_ray_has_changed(
     name: str, change: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     change(monkeypatch)
     with caplog.at_level(logging.WARNING):
-        assert getattr(ray_internals, name)() is None
-        assert getattr(ray_internals, name)() is None
+        assert getattr(internals, name)() is None
+        assert getattr(internals, name)() is None
     (record,) = caplog.records
     assert f"Ray {ray.__version__} does not fit raydae's patch {name}" in record.getMessage()
     assert record.getMessage().endswith("running without it")
@@ -82,7 +82,7 @@ def test_the_trainer_lacks_the_cleaner_only() -> None:
 
     stock = callbacks(DataParallelTrainer)
     stock.remove("PlacementGroupCleanerCallback")
-    assert callbacks(ray_internals.PATCHES["trainer_without_cleaner"]()) == stock
+    assert callbacks(internals.PATCHES["trainer_without_cleaner"]()) == stock
 
 
 START = """
