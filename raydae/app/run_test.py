@@ -10,6 +10,7 @@ from rich.console import Console
 from raydae.app.console import counting, print_some
 from raydae.app.invocation import invocation
 from raydae.app.tables import result_table
+from raydae.core.components import module_of
 from raydae.core.errors import UserError
 from raydae.core.storage import Folder
 from raydae.images.image_sets import ImageFile, read_image, subsample
@@ -61,7 +62,13 @@ def _score(run: Run, workers: "Workers", screen: Console) -> tuple[dict[str, Any
     here = device if workers.dedicated and small else None
     with counting(screen, "testing") as progress:
         scores, failed = scoring.evaluate(
-            model, images, run.config.evaluation_sigmas, progress, local_device=here
+            model,
+            images,
+            run.config.evaluation_sigmas,
+            progress,
+            metrics=run.config.validation.metrics,
+            trust=_trust(run),
+            local_device=here,
         )
     if not scores:
         raise UserError(
@@ -72,7 +79,7 @@ def _score(run: Run, workers: "Workers", screen: Console) -> tuple[dict[str, Any
     lost_in_training = latest[0].unreadable if latest else []
     print_some(screen, "unreadable while training", lost_in_training)
     print_some(screen, "not tested", failed)
-    _, info = load_model(model)
+    _, info = load_model(model, _trust(run))
     remark = overlap.check_overlap(info, images, force=True)
     results = {
         "results": tables.mean_rows("test", scores, remark),
@@ -91,7 +98,7 @@ def _draw_samples(run: Run, tested: list[ImageFile]) -> bytes:
     from raydae.models.inference import Denoiser
     from raydae.models.model_file import load_model
 
-    network, info = load_model(run.folder.path_of("model.safetensors"))
+    network, info = load_model(run.folder.path_of("model.safetensors"), _trust(run))
     shown = subsample(tuple(tested), SAMPLE_IMAGES)
     images = [read_image(file.uri) for file in shown]
     sigmas = run.config.evaluation_sigmas
@@ -99,6 +106,11 @@ def _draw_samples(run: Run, tested: list[ImageFile]) -> bytes:
     title = f"{run.folder.name}: {info.model.name} after epoch {info.epoch}, sigma {sigma:g}"
     denoisers = [("this model", Denoiser(network)), panel.released_denoiser(shown)]
     return panel.panel(images, sigma, denoisers, title)
+
+
+def _trust(run: Run) -> list[str]:
+    """Return the module of the run's network, which the user named."""
+    return [module_of(run.config.model.name)]
 
 
 def show_results(folder: Folder, screen: Console) -> None:

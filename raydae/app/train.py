@@ -179,9 +179,11 @@ def start_workers(run: Run, sets: ImageSets, launch: Launch, screen: Console) ->
     shared_storage.check_shared(run.folder, sets)
     if word:
         screen.print(word)
+    noise = run.config.noise
+    level = f"sigma {noise.level}" if noise.sigma_range else noise.kind
     screen.print(
         f"{run.folder.name}: {run.config.model.name} on {len(sets.train)} images of {sets.source}, "
-        f"sigma {run.config.noise.level}, {workers}",
+        f"{level}, {workers}",
         soft_wrap=True,
     )
     return workers
