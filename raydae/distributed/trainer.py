@@ -37,6 +37,7 @@ from raydae.training.status import Outcome, Status
 LOOK_S = 0.5  # between two looks of the driver at the channel
 SILENCE_S = 30  # of the workers, after which the driver looks for a reason
 REPEAT_S = 300  # between two messages with the same reason
+STUCK_S = 600  # of silence for no known reason; workers that hang are replaced sooner
 HEAD_START_S = 1.0  # for the first tasks of the stream, before torch is imported
 
 
@@ -158,7 +159,7 @@ def _follow(
         elif time.monotonic() - quiet_since > SILENCE_S and (missing := shortage(workers)):
             say(missing)
             quiet_since = time.monotonic() + REPEAT_S - SILENCE_S
-        elif time.monotonic() - quiet_since > 2 * HANG_S:  # workers that hang are replaced sooner
+        elif time.monotonic() - quiet_since > STUCK_S:
             say("the workers have been silent for ten minutes; Ray's logs may say why")
             quiet_since = time.monotonic()
         if stop_asked() and not stopping:
