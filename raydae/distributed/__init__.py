@@ -18,8 +18,8 @@ May import `training` and the rooms below it; `search`, `evaluation`, `benchmark
 import this room. `worker.py` and nothing else imports torch, which takes seconds, and so do no
 modules that Ray Data's tasks need.
 
-What Ray does not document is used in `internals.py` only, because each may change with any version of
-Ray: there, each use states its reason, is checked before use, and falls back on stock Ray.
+What Ray does not document is used in `internals.py` only, because it may change with any version
+of Ray. There, each use states its reason, is checked before use, and falls back on stock Ray.
 RAYDAE_STOCK_RAY=1 turns all of them off. To add one, write a function under `@_patch` there and a
 test in tests/distributed/test_internals.py, and measure what it gains.
 """

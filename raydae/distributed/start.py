@@ -57,6 +57,8 @@ def start_ray(
     Raises:
         UserError: the cluster does not answer, or Ray does not start.
     """
+    if ray.is_initialized():  # by an earlier call from Python
+        return
     set_environment()
     quiet: dict[str, Any] = {} if verbose else {"log_to_driver": False, "logging_level": "ERROR"}
     if in_cluster():

@@ -144,7 +144,7 @@ def format_table(trials: Sequence[Trial], config: Config, space: Space) -> str:
         seconds = sum(record["seconds"] for record in trial.history)
         writer.writerow(
             [
-                *(trial.number, trial.status, *(values[name] for name in COLUMNS.values())),
+                *(trial.number, trial.status, *(values.get(name, "") for name in COLUMNS.values())),
                 *(len(trial.history), best["val_psnr"]),
                 *(trial.changes[name] for name in names),
                 *(best["epoch"], round(seconds, 1), trial.message),

@@ -121,11 +121,11 @@ def test_evaluated_with_its_metric(folder: Path, trained: Path) -> None:
 
 
 def test_searched_over_its_option(folder: Path, trained: Path) -> None:
-    space = ["--space", "model.options.width=4,8"]
+    space = ["--space", "model.options.width=4,6"]
     data = ["--data", "sources:Stack", "--data.options.file", folder / "stack.npy"]
     words = [*data, *OWN, *space, "--num-samples", 2, "--name", "found", "--eval-sigma", 25]
     finish(start(folder, "tune", *words))
     best = json.loads((folder / "runs" / "found" / "best.json").read_text())
-    assert best["model"]["options"]["width"] in (4, 8)
+    assert best["model"]["options"]["width"] in (4, 6)
     rows = list(csv.DictReader((folder / "runs/found/trials.csv").read_text().splitlines()))
-    assert {row["model.options.width"] for row in rows} == {"4", "8"}
+    assert {row["model.options.width"] for row in rows} <= {"4", "6"}
