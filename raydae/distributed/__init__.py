@@ -21,5 +21,5 @@ modules that Ray Data's tasks need.
 What Ray does not document is used in `internals.py` only, because it may change with any version
 of Ray. There, each use states its reason, is checked before use, and falls back on stock Ray.
 RAYDAE_STOCK_RAY=1 turns all of them off. To add one, write a function under `@_patch` there and a
-test in tests/distributed/test_internals.py, and measure what it gains.
+contract test for it under tests/distributed, and measure what it gains.
 """

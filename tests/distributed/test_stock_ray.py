@@ -18,7 +18,7 @@ def test_training_is_interrupted_and_resumed(pictures: Path, tmp_path: Path) -> 
     process.terminate()
     finish(process, 130)
     output = finish(job("train", *words, **STOCK))
-    assert "goes on after step" in output
+    assert "resumes after step" in output
     assert "does not fit" not in output
     assert [line["epoch"] for line in history(tmp_path / "run")] == [1, 2]
     assert json.loads((tmp_path / "run" / "results.json").read_text())["results"]

@@ -130,14 +130,14 @@ def test_a_finished_search_shows_its_table_again(search: Path, photographs: Path
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_says_how_to_go_on(number: int, photographs: Path, tmp_path: Path) -> None:
+def test_a_stop_says_how_to_resume(number: int, photographs: Path, tmp_path: Path) -> None:
     words = ["--storage", tmp_path, "--data", photographs, *SETTINGS, "--num-samples", "2"]
     words += ["--max-epochs", "1000"]
     process = job("tune", *words)
     wait_for(lambda: list(tmp_path.glob("*/trials/*/images.json")), "a trial")
     process.send_signal(number)
     output = finish(process, 130)
-    assert "to go on: python" in output
+    assert "to resume: python" in output
     assert "--name search-" in output
     assert "Traceback" not in output
 
