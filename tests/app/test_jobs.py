@@ -317,7 +317,8 @@ def test_a_recipe_and_fine_tuning_through_the_jobs(
         "2",
     ]
     train(runs, photographs, "unet", *small, "--threads", "1", "--optim.clip", "1")
-    assert json.loads((runs / "unet" / "config.json").read_text())["noise"]["sigma"] == "0:55"
+    config = json.loads((runs / "unet" / "config.json").read_text())
+    assert config["noise"]["options"] == {"sigma": "0:55"}
     assert [line["epoch"] for line in history(runs / "unet")] == [1, 2, 3]
     results = json.loads((runs / "unet" / "results.json").read_text())["results"]
     assert [row["sigma"] for row in results] == [15, 25, 50]
