@@ -55,7 +55,7 @@ def test_a_home_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monke
 ENDS_WITH_THREADS = """
 import os, threading, time
 import psutil, ray
-from raydae.app import cli
+from raydae.app import process
 from raydae.distributed import start
 
 def job():
@@ -70,7 +70,7 @@ def job():
     print(*(child.pid for child in psutil.Process().children(recursive=True)))
     return 2
 
-cli.main(job)
+process.run_and_exit(job)
 """
 
 
