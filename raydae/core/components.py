@@ -10,7 +10,6 @@ and keys of a search space, such as `model.options.width`.
 import dataclasses
 import functools
 import importlib
-import importlib.util
 import inspect
 import re
 import sys
@@ -140,7 +139,7 @@ def load(path: str) -> Any:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name is not None and module_name.startswith(error.name):
+        if f"{module_name}.".startswith(f"{error.name}."):  # not one that the module imports
             raise UserError(
                 f"{path}: there is no module {error.name!r} in {folder} or among the installed "
                 "packages; run the command where the file is"

@@ -17,7 +17,7 @@ def check_shared(storage: Folder, sets: ImageSets) -> None:
     """Check that all nodes see a run's folder and its images as this node does.
 
     Args:
-        storage: the folder of the run, claimed.
+        storage: the folder of the run, locked.
         sets: the images; only the first is compared.
 
     Raises:

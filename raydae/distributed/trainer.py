@@ -53,7 +53,7 @@ def train_on_ray(
     """Train a run to its end under Ray Train.
 
     Args:
-        run: a run that has its images and is claimed by this process.
+        run: a run that has its images and is locked by this process.
         workers: the workers to train on.
         on_status: called in this thread with every new status.
         stop_asked: once it returns True, the run writes a checkpoint and stops.
@@ -101,7 +101,7 @@ def _make_trainer(
             "sets": run.sets,
             "samples": ray.put(Samples.of(run.config, run.sets.train, workers.gpus > 0)),
             "folder": run.folder,
-            "claim": lock_text(run.folder),
+            "lock": lock_text(run.folder),
             "threads": workers.threads,
             "gpus": workers.gpus,
             "channel": channel,

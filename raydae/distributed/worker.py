@@ -37,7 +37,7 @@ def work(
     config: Config,
     sets: ImageSets,
     folder: Folder,
-    claim: bytes,
+    lock: bytes,
     threads: int,
     gpus: float,
     channel: Any,
@@ -51,7 +51,7 @@ def work(
         config: the configuration to train.
         sets: the images.
         folder: the folder of the run.
-        claim: the content of the folder's claim file, as the driver sees it.
+        lock: the content of the folder's lock file, as the driver sees it.
         threads: CPU threads for torch.
         gpus: GPUs of each worker.
         channel: the actor `channel.Channel`.
@@ -90,7 +90,7 @@ def work(
         outcome: Outcome | None = context.gather(verdict)[0]
         # Nodes that were there at the start have been checked; one that joins later has not.
         differing = [
-            place for place, seen in context.gather((here, lock_text(folder))) if seen != claim
+            place for place, seen in context.gather((here, lock_text(folder))) if seen != lock
         ]
         if differing:
             outcome = Outcome("failed", not_shared(str(folder), differing[0], "--storage"))

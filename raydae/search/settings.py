@@ -39,7 +39,7 @@ def check_settings(folder: Folder, config: Config, settings: Settings) -> None:
     except (OSError, ValueError) as error:
         raise UserError(
             f"{folder} holds no search that can be read ({first_line(error)}); choose another "
-            "--name, or begin anew with --restart"
+            "--name, or begin again with --restart"
         ) from None
     changed = [
         f"{name}: {theirs.get(name)}, now {value}"
@@ -49,7 +49,7 @@ def check_settings(folder: Folder, config: Config, settings: Settings) -> None:
     if changed:
         raise UserError(
             f"{folder.name} was begun as another search ({'; '.join(changed)}); leave these as "
-            "they were, choose another --name, or begin anew with --restart"
+            "they were, choose another --name, or begin again with --restart"
         )
 
 

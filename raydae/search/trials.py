@@ -98,12 +98,12 @@ def read_trials(search: Folder) -> list[Trial]:
     except (ValueError, TypeError, OSError) as error:
         raise UserError(
             f"{search} holds no search that can be read ({first_line(error)}); choose another "
-            "--name, or begin anew with --restart"
+            "--name, or begin again with --restart"
         ) from None
     trials.sort(key=lambda trial: trial.number)
     if [trial.number for trial in trials] != list(range(len(trials))):
         raise UserError(
-            f"{search} has lost some of its trials; choose another --name, or begin anew with "
+            f"{search} has lost some of its trials; choose another --name, or begin again with "
             "--restart"
         )
     return trials

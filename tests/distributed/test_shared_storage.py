@@ -30,5 +30,5 @@ def test_a_storage_that_other_nodes_do_not_see(
     # What runs on the other node looks at a disk of its own.
     elsewhere = lambda file: ("other", "seen" if os.getpid() == here else "")  # noqa: E731
     monkeypatch.setattr(shared_storage, "_look_at", elsewhere)
-    with pytest.raises(UserError, match=r"\.claim is not the same on other; give --storage"):
+    with pytest.raises(UserError, match=r"\.lock is not the same on other; give --storage"):
         check_shared(Folder.of(tmp_path), sets)

@@ -174,7 +174,7 @@ def test_a_worker_that_sees_another_folder_ends_the_run(
     config: Config, sets: ImageSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a node that joins a run and has a disk of its own at the path."""
-    monkeypatch.setattr(trainer, "claim_of", lambda folder: b"process 1 on another host")
+    monkeypatch.setattr(trainer, "lock_text", lambda folder: b"process 1 on another host")
     run = open_run(Folder.of(tmp_path / "run"), config).begin(sets)
     outcome = trainer.train_on_ray(
         run, Workers(1, 1, 0, 1), lambda status: None, lambda: False, 1.0
