@@ -88,15 +88,15 @@ def test_workers_that_share_a_gpu_see_it_and_meet_over_gloo(
         }
         cpu = torch.device("cpu")
         ray.train.torch.get_device = lambda: cpu
-        train = worker.train
+        fit = worker.fit
 
-        def train_and_note(*args: Any) -> Any:
+        def fit_and_note(*args: Any) -> Any:
             (tmp_path / f"{dist.get_rank()}").write_text(
                 json.dumps({**seen, "backend": dist.get_backend()})
             )
-            return train(*args)
+            return fit(*args)
 
-        worker.train = train_and_note
+        worker.fit = fit_and_note
         _train_worker(settings)
 
     monkeypatch.setattr(trainer, "_train_worker", on_the_cpu)
