@@ -45,8 +45,8 @@ class Noise(Protocol):
             clean: uint8 (patch, patch, 3), RGB; not to be written to.
 
         Returns:
-            Floating point of the same shape, on the [0, 1] scale but free to leave it up to -8
-            and 8; neither clipped nor rounded.
+            Floating point of the same shape, on the [0, 1] scale but free to leave it; neither
+            clipped nor rounded. raydae cuts off what lies beyond -8 and 8.
         """
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from raydae.core.errors import UserError
 from raydae.images.image_sets import ImageSets, read_image
@@ -184,3 +185,26 @@ def test_the_stream_in_this_process(samples: Samples, config: Config) -> None:
     assert [batch["index"].tolist() for batch in steps] == [
         list(range(step * 8, step * 8 + 8)) for step in range(2, schedule.steps)
     ]
+
+
+def strong(rng: np.random.Generator, clean: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """A user's noise that leaves what an int16 pixel can hold."""
+    return clean / 255 + 100 * rng.standard_normal(clean.shape)
+
+
+def forgetful(rng: np.random.Generator, clean: NDArray[np.uint8]) -> NDArray[np.float64]:
+    return clean / 255 + np.random.default_rng().standard_normal(clean.shape)
+
+
+def test_a_users_noise_is_cut_off_and_does_not_wrap_around(config: Config, sets: ImageSets) -> None:
+    config = config.override({"noise.kind": "tests.training.test_samples:strong"})
+    noisy = Samples.of(config, sets.train).block([range(8)], 8)["noisy"]
+    assert (noisy.min(), noisy.max()) == (-32768, 32767)
+    inside = np.abs(noisy.astype(int)) < 32767
+    assert inside.mean() < 0.2
+
+
+def test_a_users_noise_that_no_run_could_repeat_is_refused(config: Config, sets: ImageSets) -> None:
+    config = config.override({"noise.kind": "tests.training.test_samples:forgetful"})
+    with pytest.raises(UserError, match="draw all random numbers from the generator"):
+        Samples.of(config, sets.train)
