@@ -24,7 +24,7 @@ from raydae.core.errors import first_line
 from raydae.core.lock import lock_text
 from raydae.core.storage import Folder
 from raydae.distributed.channel import Channel
-from raydae.distributed.internals import trainer_without_cleaner
+from raydae.distributed.internals import lean_trainer, local_trainer
 from raydae.distributed.resources import Workers
 from raydae.distributed.start import HANG_S
 from raydae.distributed.stream import Columns, stream_shards
@@ -93,7 +93,8 @@ def _make_trainer(
     run: Run, workers: Workers, channel: Any, checkpoint_minutes: float
 ) -> DataParallelTrainer:
     assert run.sets is not None
-    trainer_class = trainer_without_cleaner() or DataParallelTrainer
+    local = local_trainer() if workers.dedicated else None
+    trainer_class = local or lean_trainer() or DataParallelTrainer
     return trainer_class(
         _train_worker,
         train_loop_config={

@@ -75,14 +75,16 @@ def test_stock_ray_and_one_warning_if_ray_has_changed(
     assert record.getMessage().endswith("running without it")
 
 
-def test_the_trainer_lacks_the_cleaner_only() -> None:
+@pytest.mark.parametrize("name", ["lean_trainer", "local_trainer"])
+def test_a_trainer_lacks_the_cleaner_and_the_data_sets_only(name: str) -> None:
     def callbacks(trainer: Any) -> list[str]:
         made = trainer(print, run_config=ray.train.RunConfig(name="x", storage_path="/tmp"))
         return [type(callback).__name__ for callback in made._create_default_callbacks()]
 
     stock = callbacks(DataParallelTrainer)
     stock.remove("PlacementGroupCleanerCallback")
-    assert callbacks(internals.PATCHES["trainer_without_cleaner"]()) == stock
+    stock.remove("DatasetsCallback")
+    assert callbacks(internals.PATCHES[name]()) == stock
 
 
 START = """
