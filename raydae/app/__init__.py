@@ -6,8 +6,10 @@
     evaluate.py
     denoise.py
     benchmark.py
+    api.py              `raydae.train` and `raydae.evaluate`, the same from Python
     parsing.py          dataclasses -> command line -> dataclasses
     flags.py            the flags of a dataclass, and the table of them in --help
+    component_flags.py  the flags of the chosen network, noise, loss, optimizer and source
     initial_weights.py  --init: which network the weights are of
     process.py          errors as one line, exit codes, stop requests
     invocation.py       command lines to print, in the way the user started this one
@@ -18,7 +20,8 @@
     displays.py         the live displays of a run and of a search
     tables.py           results, trials and benchmarks as tables
 
-Imports every other room; only `raydae/__main__.py` and the scripts in `jobs/` import it. Torch and
+Imports every other room; only `raydae/__init__.py`, `raydae/__main__.py` and the scripts in `jobs/`
+import it. Torch and
 Ray take seconds to import, so a command imports what needs them only after it has checked its
 input; `raydae --help` imports neither.
 

@@ -11,7 +11,7 @@
     step_timer.py    the rate of training steps in steady state
     flops.py         model FLOPs utilisation, and a GPU's measured peak
 
-This room imports `distributed` and the rooms below it, but not ray; only `app` imports it. The
+This room imports `distributed` and what that may import, but not ray; only `app` imports it. The
 parts and the harness import torch only inside functions, so that each measuring process can set
 torch's environment first; baselines.py, step_timer.py and flops.py run in such processes.
 

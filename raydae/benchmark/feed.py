@@ -112,7 +112,7 @@ def stages(config: Config) -> dict[str, float]:
             torch.from_numpy(block[name].copy()).permute(0, 3, 1, 2).float() / scale
 
     uri, crops = samples.images[0].uri, samples.crops_per_visit
-    clean_only = replace(samples, on_device=True)
+    clean_only = replace(samples, noise_on_device=True)
     crop = took(lambda: clean_only.block([range(rows)], rows), rows)
     whole = took(lambda: samples.block([range(rows)], rows), rows)
     return {

@@ -11,12 +11,12 @@
     spread.py          one function applied to many items on actors
     logs.py            copies of the processes' logs in a run's folder
     spot.py            passes on EC2's notice that a spot instance will be reclaimed
-    internals.py   all uses of Ray's private parts, each with a contract and a fall-back
+    bare_feed.py       the sample function alone on all cores, for the benchmark
+    internals.py       all uses of Ray's private parts, each with a contract and a fall-back
     agent.py           stands in for the agent that Ray starts for a node
 
-May import `training` and the rooms below it; `search`, `evaluation`, `benchmark` and `app` may
-import this room. `worker.py` and nothing else imports torch, which takes seconds, and so do no
-modules that Ray Data's tasks need.
+May import `training` and what that may import; `search`, `evaluation`, `benchmark` and `app` may
+import this room. Only `worker.py` imports torch, so the driver and Ray Data's tasks start fast.
 
 What Ray does not document is used in `internals.py` only, because it may change with any version
 of Ray. There, each use states its reason, is checked before use, and falls back on stock Ray.

@@ -46,7 +46,7 @@ def spread(
         function raised it, or if the item has killed its process four times.
     """
     if here:
-        yield from _subsample_threads(prepare(), items)
+        yield from _spread_over_threads(prepare(), items)
         return
     on_gpus = bool(_gpus())
     needs = {"num_gpus": 1, "num_cpus": 1} if on_gpus else {"num_cpus": 1}
@@ -87,7 +87,7 @@ def _gpus() -> int:
     return int(ray.cluster_resources().get("GPU", 0))
 
 
-def _subsample_threads(
+def _spread_over_threads(
     work: Callable[[T], R], items: Sequence[T]
 ) -> Iterator[tuple[int, R | Exception]]:
     pool = ThreadPoolExecutor(cores())

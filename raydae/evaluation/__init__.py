@@ -8,10 +8,10 @@
     figures.py      search.png: the figure of a hyperparameter search
 
 The protocols themselves, which image belongs to which split, are in `images`. This room imports
-`distributed` and the rooms below it; only `app` imports it. It does not import ray: work that is
+`distributed` and what that may import; only `app` imports it. It does not import ray: work that is
 spread over processes goes through `raydae.distributed.spread`.
 
 To add a baseline, write a function `(noisy, sigma) -> denoised` in classical.py (see
-`classical.Method`) and name it in `classical.available`; `jobs/evaluate.py --compare` then scores
+`classical.Method`) and name it in `classical.available`; `raydae evaluate --compare` then scores
 it. If it needs an optional package, add it only if that package is installed, as `bm3d` does.
 """

@@ -25,7 +25,7 @@ from raydae.metrics import METRICS
 from raydae.models.inference import Denoiser
 from raydae.models.model_file import load_model
 from raydae.noise.evaluation import evaluation_noise
-from raydae.training.validation import compute
+from raydae.training.validation import compute_metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ def score_image(
 
     def measure(image: NDArray[Any]) -> dict[str, float]:
         return {
-            label_of(name): compute(name, function, clean, image)
+            label_of(name): compute_metric(name, function, clean, image)
             for name, function in functions.items()
         }
 

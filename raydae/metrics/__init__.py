@@ -1,11 +1,13 @@
 """Metrics: one file for each image quality metric.
 
-Imports `core` only, and neither torch nor Ray. A metric is a function of two images:
+`psnr` and `ssim` are raydae's. This room imports `core` only, and neither torch nor Ray. A metric
+is a function of two images:
 
     def metric(clean, image):
         \"\"\"Return how close an image is to the clean one, as a float; nan where undefined.
 
-        Both are uint8 HxWx3, RGB on the 0-255 scale.
+        The clean image is uint8 HxWx3, RGB. The other is a denoised image, uint8 too, or the noisy
+        one: float32 on the 0-255 scale, neither clipped nor rounded.
         \"\"\"
 
 To add one, write its file and a row in `METRICS`. A metric of a user's own is used by its import

@@ -2,11 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
-from raydae.core.components import Builtin, NoOptions, Table
+from raydae.core.components import Builtin, Table
 from raydae.core.errors import UserError
 from raydae.core.settings import check_between
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderOptions:
+    """The options of `dae.DenoisingAutoencoder`: none."""
+
+    multiple: ClassVar[int] = 16
+    """Pixels that the height and width of its input must be a multiple of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +38,17 @@ class UNetOptions:
                 "lower --model.options.width or --model.options.levels"
             )
 
+    @property
+    def multiple(self) -> int:
+        """Pixels that the height and width of its input must be a multiple of."""
+        return int(2**self.levels)
+
 
 NETWORKS = Table(
     "network",
     "model.name",
     {
-        "dae": Builtin("raydae.models.dae:DenoisingAutoencoder", NoOptions),
+        "dae": Builtin("raydae.models.dae:DenoisingAutoencoder", AutoencoderOptions),
         "unet": Builtin("raydae.models.unet:UNet", UNetOptions),
     },
 )
@@ -58,8 +71,13 @@ class ModelConfig:
     def multiple(self) -> int:
         """Pixels that the network's input height and width must be a multiple of.
 
-        1 for a network of a user's own that is not built yet; `networks.build` checks those.
+        1 for a user's own network: the training loop checks it once the network is built.
         """
-        if self.name == "dae":
-            return 16
-        return 2 ** int(self.options["levels"]) if self.name == "unet" else 1
+        options = NETWORKS.options_class(self.name)(**self.options)
+        return int(getattr(options, "multiple", 1))
+
+    @property
+    def description(self) -> str:
+        """The name with the options, such as `unet (blocks 2, levels 3, width 32)`."""
+        options = ", ".join(f"{key} {value}" for key, value in sorted(self.options.items()))
+        return f"{self.name} ({options})" if options else self.name

@@ -9,7 +9,7 @@ from raydae.models.config import NETWORKS, ModelConfig
 
 
 class Network(nn.Module):
-    """What raydae expects of a network: any `nn.Module` with this `forward` will do.
+    """What raydae expects of a network. It is documentation: no network has to inherit from it.
 
     Attributes:
         multiple: pixels that height and width must be a multiple of; 1 if the module has no such

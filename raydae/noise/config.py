@@ -40,8 +40,8 @@ class NoiseConfig:
             )
 
     @property
-    def level(self) -> str:
-        """The noise level in words: the option `sigma`, or the kind's name if it has none."""
+    def description(self) -> str:
+        """The option `sigma`, or the kind's name if it has none."""
         return str(self.options.get("sigma", self.kind))
 
     @property

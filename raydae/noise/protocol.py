@@ -3,11 +3,7 @@
 A kind of one's own needs only to be called; this one is complete:
 
     class Speckle:
-        \"\"\"Multiplicative noise.
-
-Args:
-            strength: standard deviation, as a fraction of each pixel's value.
-        \"\"\"
+        \"\"\"Multiplicative noise; strength is a fraction of each pixel's value.\"\"\"
 
         def __init__(self, strength: float = 0.1) -> None:
             self.strength = strength
@@ -46,7 +42,8 @@ class Noise(Protocol):
 
         Returns:
             Floating point of the same shape, on the [0, 1] scale but free to leave it; neither
-            clipped nor rounded. raydae cuts off what lies beyond -8 and 8.
+            clipped nor rounded. raydae clips the values of a user's kind to [-8, 8]; a kind of
+            raydae's own must stay within them (`fixed_point`).
         """
 
 

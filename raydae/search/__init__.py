@@ -5,8 +5,9 @@
     sampler.py          samplers draw the settings of new trials, at random or by Optuna
     trials.py           `Trial`, the trials' files, and the table `trials.csv`
     settings.py         `Settings` of a search, and `search.json`
-    trial_runner.py     a trial in its own process, as Tune's `Trainable`
+    trial_runner.py     a trial as Tune's `Trainable`: in its own process, or under Ray Train
     tune_adapters.py    Tune's searcher, scheduler, logger and stopper; the call of Tune
+    best.py             the configuration and the model of the best trial
     search.py           `Search`: read the trials, run them, write the best
 
 May import `distributed` and what that may import; only `app` imports this room. `space.py`,

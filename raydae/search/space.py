@@ -26,7 +26,7 @@ NOISE_LEVEL = "noise.options.sigma"
 LEARNING_RATE = "optim.lr"
 """The setting in the column `lr` of tables."""
 FIXED = (
-    *("optim.epochs", "data.path", "data.protocol", "init"),
+    *("optim.epochs", "data.path", "data.protocol", "data.changed", "init"),
     # These change how a trial is computed, not what it computes.
     *("threads", "noise.version", "noise.on", "compile", "deterministic"),
 )
@@ -64,7 +64,7 @@ class Dimension:
         return _round(suggester.suggest_float(self.name, self.low, self.high, log=log))
 
     def parameters(self, value: Any) -> dict[str, Value] | None:
-        """Return the suggestions from which `draw` makes this value, or None if it cannot."""
+        """Return the suggester's values that give this value in `draw`; None if there are none."""
         if self.kind == "choice":
             same = [choice for choice in self.choices if value in (choice, str(choice))]
             return {self.name: same[0]} if same else None
@@ -111,7 +111,7 @@ class Space:
         for name in names:
             if names.count(name) > 1:
                 raise UserError(f"--space: {name} is given twice; give it once")
-            if name in FIXED or name.startswith("validation."):
+            if name in FIXED or name.startswith(("validation.", "data.options.")):
                 raise UserError(
                     f"--space: {name} must be the same for every trial; give it as a flag"
                 )
@@ -162,7 +162,7 @@ class Space:
         return {dimension.name: dimension.draw(suggester) for dimension in self.dimensions}
 
     def parameters(self, config: Config) -> dict[str, Value] | None:
-        """Return the suggestions from which `draw` makes a configuration, or None if it cannot."""
+        """Return the suggester's values that give a configuration in `draw`; or None."""
         values = dict(flatten(config.to_dict()))
         found: dict[str, Value] = {}
         for dimension in self.dimensions:

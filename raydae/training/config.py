@@ -57,11 +57,11 @@ class OptimConfig:
     clip: float | None = None
     """Largest norm of the gradient; none: no limit."""
     ema: float = 0.0
-    """Decay of the averaged weights it keeps; 0: off."""
+    """Decay of the averaged weights (EMA); 0: off."""
     batch_size: int = 32
     """Patches in a step, over all workers."""
     micro_batch: int = 4
-    """Fewest patches of a batch that a worker takes."""
+    """Patches that are never divided among workers."""
     epochs: int = 100
     """Passes over the training images."""
 
@@ -133,7 +133,7 @@ class Config:
     deterministic: bool = False
     """Same bits in every run on a GPU; slower."""
     threads: int | None = None
-    """CPU threads of a worker; none: its part."""
+    """CPU threads of a worker; none: its share."""
 
     def __post_init__(self) -> None:
         check_min("seed", self.seed, 0)
@@ -222,7 +222,10 @@ def load_config(path: str | Path) -> Config:
         raise UserError(f"--config {path} is not readable JSON: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"--config {path} must hold a JSON object, as a run's config.json does")
-    return Config.from_dict(values)
+    try:
+        return Config.from_dict(values)
+    except UserError as error:
+        raise UserError(f"--config {path}: {error}") from None
 
 
 def differences(old: Config, new: Config) -> list[str]:

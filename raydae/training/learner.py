@@ -114,7 +114,7 @@ class Learner:
             self.forward = DistributedDataParallel(self.network, gradient_as_bucket_view=True)
         elif compiled:
             self.forward = torch.compile(self.network, dynamic=False)
-        # What changes from step to step; a graph reads it from the device.
+        # They change from step to step. A CUDA graph reads their current values from tensors.
         self._lr: float | Tensor = torch.zeros((), device=device) if self.uses_graph else 0.0
         self._ema_weight: float | Tensor = (
             torch.zeros((), device=device) if self.uses_graph else 0.0

@@ -5,9 +5,9 @@ Samples are numbered 0, 1, 2 ... over the whole run, and any range of them can b
     visit         an image is opened and `crops_per_visit` samples are cut from it
     pass          every image is visited patches_per_image / crops_per_visit times, in an order that
                   is one permutation drawn from (seed, ORDER, pass)
-    micro-block   `micro_batch` consecutive samples, never split
+    micro-batch   `micro_batch` consecutive samples, never divided among workers
     step          the samples [step * batch_size, (step + 1) * batch_size): batch_size / micro_batch
-                  micro-blocks, divided into one shard for each worker
+                  micro-batches, divided into one shard for each worker
     sample i      its image by its visit; position, flip, rotation and noise from (seed, SAMPLE, i)
 
 A run therefore resumes exactly in the middle of an epoch, and one worker and sixty-four train on
@@ -53,7 +53,7 @@ class Samples:
     patch_size: int
     patches_per_image: int
     crops_per_visit: int
-    on_device: bool = False
+    noise_on_device: bool = False
     """Whether only the noise level is drawn here, and the noise is made beside the network."""
 
     @classmethod
@@ -83,13 +83,13 @@ class Samples:
             patch_size=config.data.patch_size,
             patches_per_image=config.data.patches_per_image,
             crops_per_visit=config.data.crops_per_visit,
-            on_device=on_device,
+            noise_on_device=on_device,
         )
 
     @property
     def row_bytes(self) -> int:
         """Bytes of a sample's patches, clean and noisy."""
-        return self.patch_size**2 * 3 * (1 if self.on_device else 3)
+        return self.patch_size**2 * 3 * (1 if self.noise_on_device else 3)
 
     def block(self, shards: Sequence[range], rows: int) -> dict[str, NDArray[Any]]:
         """Return the samples of some shards, one after the other, each filled up with padding.
@@ -116,8 +116,10 @@ class Samples:
         indices, unreadable = np.full(n, PADDING, np.int64), np.full(n, -1, np.int32)
         clean, sigma = np.empty(shape, np.uint8), np.zeros(n, np.float32)
         # Asked once: it takes as long as half of a crop.
-        on_device = self.noise if self.on_device and isinstance(self.noise, DeviceNoise) else None
-        noisy = np.empty(shape, np.int16) if on_device is None else None
+        device_noise = (
+            self.noise if self.noise_on_device and isinstance(self.noise, DeviceNoise) else None
+        )
+        noisy = np.empty(shape, np.int16) if device_noise is None else None
         generators = Generators(self.seed, SAMPLE)
         for number, shard in enumerate(shards):
             padding = slice(number * rows + len(shard), (number + 1) * rows)
@@ -132,8 +134,8 @@ class Samples:
                 self._crop(rng, image, clean[row])
                 if noisy is not None:
                     to_fixed_point(self.noise(rng, clean[row]), out=noisy[row])
-                elif on_device is not None:
-                    sigma[row] = on_device.level(rng)
+                elif device_noise is not None:
+                    sigma[row] = device_noise.level(rng)
         noise = {"sigma": sigma} if noisy is None else {"noisy": noisy}
         return {"index": indices, "clean": clean, "unreadable": unreadable, **noise}
 
@@ -205,7 +207,7 @@ def make_noise(config: Config) -> Noise:
     kind = config.noise.kind
     noise: Noise = NOISES.bind(kind, config.noise.options)
     if config.noise.on == "device" and not isinstance(noise, DeviceNoise):
-        raise UserError(f"--noise.kind {kind} cannot be made on the device; use --noise-on cpu")
+        raise UserError(f"--noise.kind {kind} has no GPU version; use --noise-on cpu")
     if kind in NOISES.builtins:
         return noise
     _try(noise, kind, config.data.patch_size)

@@ -69,7 +69,7 @@ class Schedule:
     def shard(self, step: int, rank: int, workers: int) -> range:
         """Return the samples that a worker computes in a step.
 
-        The shards of a step differ by a micro-block at most.
+        The shards of a step differ by a micro-batch at most.
         """
         first = rank * self.micro_blocks // workers * self.micro_batch
         last = (rank + 1) * self.micro_blocks // workers * self.micro_batch

@@ -103,7 +103,9 @@ def score_images(
             with lock:
                 denoised = denoise(noisy)
             result = to_uint8(denoised)
-            values = [compute(name, metric, clean, result) for name, metric in functions.items()]
+            values = [
+                compute_metric(name, metric, clean, result) for name, metric in functions.items()
+            ]
             sums += [*values, 1]
         return sums
 
@@ -116,10 +118,10 @@ def score_images(
         yield from pool.map(score, images)
 
 
-def compute(
-    name: str, metric: Callable[..., Any], clean: NDArray[np.uint8], image: NDArray[np.uint8]
+def compute_metric(
+    name: str, metric: Callable[..., Any], clean: NDArray[np.uint8], image: NDArray[Any]
 ) -> float:
-    """Return a metric of an image, uint8 HxWx3.
+    """Return a metric of an image, HxWx3 on the 0-255 scale.
 
     Raises:
         UserError: it is a user's own metric, and it fails.

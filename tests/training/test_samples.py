@@ -97,7 +97,7 @@ def test_a_range_of_sigma_is_drawn_uniformly_for_each_patch(samples: Samples) ->
 def test_where_the_noise_is_made_elsewhere_its_level_is_the_same(samples: Samples) -> None:
     samples = dataclasses.replace(samples, noise=Gaussian(sigma="5:55"))
     here = samples.block([range(16)], 16)
-    left = dataclasses.replace(samples, on_device=True).block([range(16)], 16)
+    left = dataclasses.replace(samples, noise_on_device=True).block([range(16)], 16)
     np.testing.assert_array_equal(left["clean"], here["clean"])
     assert "noisy" not in left
     noise = here["noisy"] / SCALE * 255 - here["clean"]
