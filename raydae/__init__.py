@@ -113,6 +113,7 @@ def evaluate(
     model: str | Path = "released",
     data: str | None = None,
     *,
+    data_options: Mapping[str, Any] | None = None,
     protocol: Literal["bsds500", "cbsd68"] | None = None,
     sigma: Sequence[float] = (15, 25, 50),
     metrics: Sequence[str] = ("psnr", "ssim"),
@@ -130,7 +131,8 @@ def evaluate(
 
     Args:
         model: a model file, `last`, `released` or `large`.
-        data: folder or URI of images; none: BSDS500.
+        data: folder or URI of images, or MODULE:NAME of a data source; none: BSDS500.
+        data_options: options of the data source.
         protocol: whose test images of BSDS500; none: as the model was trained.
         sigma: noise levels, 0-255 scale.
         metrics: names or import paths.
@@ -150,6 +152,7 @@ def evaluate(
 
     settings = {
         "data": data,
+        "data_options": data_options or {},
         "protocol": protocol,
         "sigma": sigma,
         "metrics": metrics,

@@ -10,10 +10,12 @@ from rich.console import Console
 
 from raydae.app.console import make_console
 from raydae.app.evaluate import Arguments, measure
+from raydae.app.process import SIGNALS
 from raydae.app.train import Launch, check_launch, name_of_run, start_or_resume
 from raydae.core.errors import UserError
 from raydae.core.storage import Folder
 from raydae.training.config import Config, load_config
+from raydae.training.run_folder import MODEL, read_results
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class TrainResult:
     @property
     def model(self) -> str:
         """Path or URI of the run's model file."""
-        return Folder.of(self.folder).path_of("model.safetensors")
+        return Folder.of(self.folder).path_of(MODEL)
 
 
 def train(
@@ -50,11 +52,11 @@ def train(
     command = f"raydae.train(..., name={name!r})"
     code = start_or_resume(config, launch, name, command, _screen(quiet))
     folder = Folder.of(launch.storage) / name
-    try:
-        results = json.loads(folder.read("results.json"))["results"]
-    except FileNotFoundError:
-        results = []
-    if code not in (0, 130) or (code == 0 and not results and launch.max_minutes is None):
+    finished = read_results(folder, config)
+    results = [] if finished is None else finished["results"]
+    if code not in (0, *(128 + number for number in SIGNALS)) or (
+        code == 0 and not results and launch.max_minutes is None
+    ):
         raise UserError(f"the run {name} failed; its messages are above, its files in {folder}")
     return TrainResult(str(folder), bool(results), results)
 
@@ -62,6 +64,9 @@ def train(
 def evaluate(model: str | Path, quiet: bool, settings: dict[str, Any]) -> list[dict[str, Any]]:
     """Measure a model; see `raydae.evaluate`."""
     settings["sigma"] = tuple(f"{sigma:g}" for sigma in settings["sigma"])
+    settings["data_options"] = tuple(
+        f"{name}={json.dumps(value)}" for name, value in settings["data_options"].items()
+    )
     for key in ("metrics", "trust"):
         settings[key] = tuple(settings[key])
     return measure(Arguments(model=str(model), **settings), _screen(quiet)).rows

@@ -18,6 +18,7 @@ from raydae.app.output_file import OutputFile
 from raydae.app.parsing import parse
 from raydae.app.tables import result_table, score_table
 from raydae.core.errors import UserError
+from raydae.images.config import SOURCES, is_source
 from raydae.images.sources import evaluation_images, scan
 from raydae.metrics import METRICS
 from raydae.noise.levels import parse_level
@@ -34,7 +35,9 @@ class Arguments:
     model: str = "released"
     """File or URI; last: the newest run's; released, large: ours."""
     data: str | None = None
-    """Folder or URI of images; none: BSDS500."""
+    """Folder, URI or MODULE:NAME; none: BSDS500."""
+    data_options: tuple[str, ...] = ()
+    """NAME=VALUE, of a data source."""
     protocol: Literal["bsds500", "cbsd68"] | None = None
     """Whose test images; none: as the model was trained."""
     sigma: tuple[str, ...] = ("15", "25", "50")
@@ -115,6 +118,7 @@ def measure(args: Arguments, screen: Console) -> Measured:
         raise UserError("--sigma: give at least one level, such as 25")
     for name in args.metrics:
         METRICS.options_class(name)  # raises for an unknown name
+    options = _source_options(args)
     model = find_model(args.model)
 
     from raydae.distributed.start import start_ray
@@ -122,7 +126,7 @@ def measure(args: Arguments, screen: Console) -> Measured:
     from raydae.models.model_file import load_model
 
     _, info = load_model(model, args.trust)
-    name, listed = evaluation_images(args.data, args.protocol, info.protocol)
+    name, listed = evaluation_images(args.data, args.protocol, info.protocol, options)
     with counting(screen, "checking images") as progress:
         images, unreadable = scan(listed, progress)
     if not images:
@@ -145,3 +149,21 @@ def measure(args: Arguments, screen: Console) -> Measured:
         raise UserError(f"none of the {len(images)} images could be measured: {failed[0]}")
     rows = tables.mean_rows(name, scores, remark)
     return Measured(model, rows, scores, remark, [*unreadable, *failed])
+
+
+def _source_options(args: Arguments) -> dict[str, Any]:
+    """Return the options of the data source; numbers and booleans are spelt as in JSON."""
+    if not args.data_options:
+        return {}
+    if args.data is None or not is_source(args.data):
+        raise UserError("--data-options needs a data source; give --data MODULE:NAME")
+    options: dict[str, Any] = {}
+    for text in args.data_options:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"--data-options {text}: write NAME=VALUE")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    return SOURCES.check(args.data, options, "--data-options")

@@ -118,6 +118,9 @@ def test_evaluated_with_its_metric(folder: Path, trained: Path) -> None:
     finish(start(folder, "evaluate", *words))
     rows = list(csv.DictReader((folder / "table.csv").read_text().splitlines()))
     assert all(float(row["mae"]) > 0 for row in rows if row["mae"])
+    words[3] = "sources:Stack"
+    words += ["--data-options", f"file={folder / 'stack.npy'}"]
+    assert "trained on" in finish(start(folder, "evaluate", *words), 2), "it found the images"
 
 
 def test_searched_over_its_option(folder: Path, trained: Path) -> None:
