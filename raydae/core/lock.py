@@ -61,6 +61,30 @@ def lock(folder: Folder) -> Iterator[None]:
                     folder.local.rmdir()
 
 
+def move_aside(folder: Folder) -> Folder:
+    """Move the content of a folder to NAME.1, or the first such name that is free; return that.
+
+    The folder itself stays, with its lock: other machines may have looked it up already.
+
+    Raises:
+        OSError: it cannot be moved; some of it may be in the other folder.
+    """
+    number = 1
+    while (other := folder.sibling(f"{folder.name}.{number}")).exists():
+        number += 1
+    if folder.local is None or other.local is None:
+        folder.copy_to(other)
+        for name in [*folder.folders(), *folder.files()]:
+            folder.delete(name)
+        return other
+    other.local.mkdir()
+    # `config.json` first: what a kill leaves behind is no run.
+    for path in sorted(folder.local.iterdir(), key=lambda path: path.name != "config.json"):
+        if path.name != LOCK_FILE:
+            path.rename(other.local / path.name)
+    return other
+
+
 def lock_text(folder: Folder) -> bytes:
     """Return what a lock says, which tells whether two machines see the same local folder."""
     try:

@@ -37,7 +37,10 @@ class Folder:
         try:
             folder._split()
         except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"{path} is not a URI raydae can use: {first_line(error)}") from None
+            raise UserError(
+                f"{path} is not a URI raydae can use ({first_line(error)}); give a local path, or "
+                "one such as s3://BUCKET/FOLDER"
+            ) from None
         return folder
 
     def __truediv__(self, name: str) -> "Folder":
@@ -50,6 +53,12 @@ class Folder:
         head, mark, query = self.uri.partition("?")  # s3://bucket/folder?region=…
         return f"{head}/{quote(name)}{mark}{query}"
 
+    def sibling(self, name: str) -> "Folder":
+        """Return the folder of another name beside it."""
+        head, mark, query = self.uri.partition("?")
+        parent = head.rpartition("/")[0]
+        return Folder(f"{parent}/{name if self.local is not None else quote(name)}{mark}{query}")
+
     def __str__(self) -> str:
         return self.uri
 
@@ -61,7 +70,8 @@ class Folder:
     @property
     def name(self) -> str:
         """The last part of the path."""
-        return PurePosixPath(self.uri.partition("?")[0]).name
+        name = PurePosixPath(self.uri.partition("?")[0]).name
+        return name if self.local is not None else unquote(name)
 
     def _split(self) -> tuple[fs.FileSystem, str]:
         if self.local is not None:
@@ -112,9 +122,22 @@ class Folder:
         Raises:
             OSError: the storage cannot be read.
         """
+        try:
+            return self.stamp(name)[1]
+        except FileNotFoundError:
+            return 0.0
+
+    def stamp(self, name: str) -> tuple[int, float]:
+        """Return a file's size in bytes, and when it was written, in seconds since 1970.
+
+        Raises:
+            OSError: the storage cannot be read; FileNotFoundError if there is no such file.
+        """
         filesystem, path = self._split()
-        when = filesystem.get_file_info(f"{path}/{name}").mtime_ns
-        return when / 1e9 if when else 0.0
+        info = filesystem.get_file_info(f"{path}/{name}")
+        if info.type != fs.FileType.File:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.path_of(name))
+        return info.size, (info.mtime_ns or 0) / 1e9
 
     def files(self, recursive: bool = False) -> list[str]:
         """Return the relative names of its files, sorted; none if there is no such folder.
@@ -141,6 +164,25 @@ class Folder:
             return sorted(entry.path.removeprefix(base) for entry in entries if entry.type == kind)
         except UnicodeDecodeError as error:
             raise OSError(f"the name {error.object!r} is not UTF-8; rename it") from None
+
+    def exists(self) -> bool:
+        """Return whether there is such a folder, or a file of its name.
+
+        Raises:
+            OSError: the storage cannot be read.
+        """
+        filesystem, path = self._split()
+        return bool(filesystem.get_file_info(path).type != fs.FileType.NotFound)
+
+    def copy_to(self, other: "Folder") -> None:
+        """Copy everything in it into another folder of the same storage.
+
+        Raises:
+            OSError: a file cannot be copied.
+        """
+        filesystem, path = self._split()
+        _, target = other._split()
+        fs.copy_files(path, target, filesystem, filesystem)
 
     def delete(self, name: str) -> None:
         """Delete a file, or a folder with everything in it; do nothing if there is none.

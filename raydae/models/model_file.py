@@ -18,9 +18,10 @@ from raydae.core.components import module_of
 from raydae.core.errors import UserError, first_line
 from raydae.core.storage import split_path
 from raydae.models.config import ModelConfig
+from raydae.models.header import metadata_of
 from raydae.models.networks import build
 from raydae.models.released import RELEASED
-from raydae.models.weights import BAD_CONTENT, Weights, metadata_of, pack, unpack
+from raydae.models.weights import BAD_CONTENT, Weights, pack, unpack
 
 FORMAT = 2
 

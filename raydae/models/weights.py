@@ -7,6 +7,8 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from raydae.models.header import metadata_of
+
 # What reading a file of anything else may raise.
 BAD_CONTENT = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError)
 Weights = dict[str, Tensor]
@@ -25,17 +27,6 @@ def unpack(data: bytes) -> Weights:
         SafetensorError: the data is something else.
     """
     return safetensors.torch.load(data)
-
-
-def metadata_of(data: bytes) -> dict[str, str]:
-    """Return the metadata of a safetensors file.
-
-    Raises:
-        ValueError, LookupError: it is something else, or has none.
-    """
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    metadata: dict[str, str] = header["__metadata__"]
-    return metadata
 
 
 def pack_optimizer(state: dict[str, Any]) -> bytes:

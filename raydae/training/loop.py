@@ -112,7 +112,10 @@ def make_learner(config: Config, sets: ImageSets, recorder: Recorder, context: C
         module = config.model.name.partition(":")[0]
         network, info = load_model(config.init, trust=[module])
         if info.model != config.model:
-            raise UserError(f"{config.init} holds {info.model}, not {config.model}")
+            raise UserError(
+                f"--init {config.init} holds a {info.model.description}, but this run trains a "
+                f"{config.model.description}; change the flags of the network"
+            )
         recorder.state.inherited_hashes = list(info.train_hashes)
     compiled = resolve_compile(config, schedule, context)
     learner = Learner(
@@ -142,7 +145,7 @@ class TrainingLoop:
         self.config, self.sets, self.context = config, sets, context
         self.recorder, self.learner = recorder, learner
         self.schedule, self.step = learner.schedule, recorder.state.step
-        self._losses: list[Tensor] = []  # this worker's part of each since the last synchronisation
+        self._losses: list[Tensor] = []  # this worker's parts, since the last synchronisation
         self._times = WorkerTimes(context.device)
         if context.workers > 1:  # the exchange of gradients is not computing
             first = next(learner.network.parameters())  # whose gradient comes last
@@ -273,6 +276,10 @@ class TrainingLoop:
             "diverged",
             f"the loss became {loss} at step {step} (epoch {epoch}) with learning rate "
             f"{self.config.optim.lr:g}",
-            "lower --lr and train again with --restart, or under another --name; the last good "
-            "checkpoint is kept",
+            "lower --lr and train again with --restart, or under another --name; "
+            + (
+                f"the checkpoint of step {saved} and its models are kept"
+                if (saved := self.recorder.saved_step)
+                else "there is no checkpoint yet"
+            ),
         )

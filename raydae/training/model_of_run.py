@@ -14,17 +14,21 @@ def model_of_run(state: TrainState, sets: ImageSets, weights: Weights, epoch: in
         state: the run's state, of its latest checkpoint.
         sets: the run's images.
         weights: the weights.
-        epoch: the epoch (1, 2 ...) after which the run had them.
+        epoch: the epoch (1, 2 ...) after which the run had them; 0: before the first one ended.
     """
-    trained = (*(file.sha256 for file in sets.train), *state.inherited_hashes)
+    trained = (
+        *(file.sha256 for file in sets.train),
+        *sets.replaced_train_hashes,
+        *state.inherited_hashes,
+    )
     config = Config.from_dict(state.config)
     info = ModelInfo(
         model=config.model,
         config=state.config,
         source=sets.source,
         train_hashes=tuple(dict.fromkeys(trained)),
-        val_hashes=tuple(file.sha256 for file in sets.val),
+        val_hashes=(*(file.sha256 for file in sets.val), *sets.replaced_val_hashes),
         epoch=epoch,
-        val_psnr=state.history[epoch - 1]["val_psnr"],
+        val_psnr=state.history[epoch - 1]["val_psnr"] if epoch else None,
     )
     return pack_model(weights, info)

@@ -25,6 +25,7 @@ from raydae.training.config import Config
 from raydae.training.context import Context
 from raydae.training.learner import Learner
 from raydae.training.model_of_run import model_of_run
+from raydae.training.run_folder import MODEL, read_history
 
 
 class Recorder:
@@ -34,20 +35,27 @@ class Recorder:
         state: as of the last synchronisation.
         is_new: whether there was no checkpoint to continue from.
         unreadable: images that this worker could not read.
-        saved_step: the step of the latest checkpoint.
+        saved_step: the step of the latest checkpoint; 0: none yet.
     """
 
     def __init__(self, folder: Folder, sets: ImageSets, context: Context) -> None:
         """Read the latest checkpoint.
 
         Raises:
-            UserError: another version of raydae wrote it.
+            UserError: none is intact, or another version of raydae wrote it.
         """
         self.folder, self.sets, self.context = folder, sets, context
         self._checkpoints = Checkpoints(folder)
-        self.state, self._files = self._checkpoints.latest() or (TrainState(), {})
+        found = self._checkpoints.latest()
+        self.is_new = found is None
+        self.state = TrainState() if found is None else found.state
+        self._files = {} if found is None else found.files
         best = self._files.get("best.safetensors")
-        self.is_new = not self._files
+        self._written_best: int | None = None  # the epoch of the best weights in the model file
+        # Until then, the model files are further than this process.
+        self._models_from = self.state.step + (0 if found is None else found.lost_steps)
+        # It may have epochs after the checkpoint's; they stay until they are done again.
+        self._history = read_history(folder)
         self._best: Weights | None = None if best is None else unpack(best)
         self.unreadable = set(self.state.unreadable)
         self.saved_step = self.state.step
@@ -118,24 +126,32 @@ class Recorder:
         if self._best is not None:
             files["best.safetensors"] = pack(self._best)
         self._checkpoints.save(self.state, files)
-        self._write_history()
+        self._write_models(learner)
 
     def finish(self, learner: Learner) -> str | None:
-        """Write the models; return what went wrong with the storage, on every rank."""
+        """Write the models once more; return what went wrong with the storage, on every rank.
+
+        The last write may have been cut short.
+        """
+        self._written_best = None
         return self._on_rank_0(lambda: self._write_models(learner))
 
     def _write_models(self, learner: Learner) -> None:
-        self._write_history()  # once more: the last write may have been cut short
-        assert self._best is not None  # an epoch was done
-        for name, weights, epoch in (
-            ("last.safetensors", learner.ema_model.state_dict(), len(self.state.history)),
-            ("model.safetensors", self._best, self.state.best_epoch),
-        ):
-            self.folder.write(name, model_of_run(self.state, self.sets, weights, epoch))
-
-    def _write_history(self) -> None:
-        lines = [json.dumps(record) + "\n" for record in self.state.history]
-        self.folder.write("history.jsonl", "".join(lines).encode())
+        """Write the history, the last weights, and the best: until an epoch is done, the last."""
+        state = self.state
+        records = [*state.history, *self._history[len(state.history) :]]
+        text = "".join(json.dumps(record) + "\n" for record in records)
+        self.folder.write("history.jsonl", text.encode())
+        if state.step < self._models_from:
+            return
+        last, epoch = learner.ema_model.state_dict(), len(state.history)
+        self.folder.write("last.safetensors", model_of_run(state, self.sets, last, epoch))
+        if self._best is None:
+            self.folder.write(MODEL, model_of_run(state, self.sets, last, epoch))
+        elif self._written_best != state.best_epoch:
+            best = model_of_run(state, self.sets, self._best, state.best_epoch)
+            self.folder.write(MODEL, best)
+            self._written_best = state.best_epoch
 
     def _on_rank_0(self, write: Callable[[], None]) -> str | None:
         """Write on rank 0; return what went wrong with the storage, on every rank."""

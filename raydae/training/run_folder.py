@@ -4,22 +4,26 @@
     images.json         the images and their use   results.json    the test table
     checkpoints/        see `checkpoints`          .lock           held by the driver while it lives
 
-Neither torch nor Ray is imported here.
+Nothing that is intact is deleted or replaced by something else: a run that cannot be resumed is
+refused, and one that is restarted is moved aside first. Neither torch nor Ray is imported here.
 """
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from raydae.core.errors import UserError, first_line
-from raydae.core.lock import LOCK_FILE, unusable
+from raydae.core.lock import move_aside, unusable
 from raydae.core.storage import Folder
 from raydae.images.image_sets import ImageSets
 from raydae.training.checkpoints import Checkpoints, TrainState
 from raydae.training.config import Config, differences
 from raydae.training.schedule import Schedule
+
+MODEL = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,12 @@ class Run:
     sets: ImageSets | None
     """The images that it began with; none: it is new."""
     state: TrainState
+    results: dict[str, Any] | None = None
+    """What `results.json` holds; none: the run is not finished."""
+    notes: tuple[str, ...] = ()
+    """Lines about damaged checkpoints, for the user."""
     restarted: bool = False
-    """Whether the files of an earlier run are deleted when this one begins."""
+    """Whether an earlier run is moved aside when this one begins."""
 
     @property
     def schedule(self) -> Schedule:
@@ -45,30 +53,27 @@ class Run:
         """Whether every epoch is done."""
         return self.sets is not None and self.state.step >= self.schedule.steps
 
-    def begin(self, sets: ImageSets, first: Callable[[], None] = lambda: None) -> "Run":
-        """Record the configuration and the images; clear the folder of a run that is restarted.
+    def begin(self, sets: ImageSets, write_first: Callable[[], None] = lambda: None) -> "Run":
+        """Record the configuration and the images; first move an earlier run aside.
 
         Args:
             sets: the images.
-            first: writes what must be there before the run counts as begun.
+            write_first: writes what must be there before `config.json`, which marks the run as
+                begun.
 
         Raises:
             UserError: the folder cannot be written.
         """
-        run = dataclasses.replace(self, sets=sets, restarted=False)
+        notes = self.notes
         try:
             if self.restarted:
-                # These are deleted last: a kill in between leaves a run that can be restarted.
-                last = ["config.json", "search.json", "images.json"]
-                names = {*self.folder.files(), *self.folder.folders()} - {LOCK_FILE, *last}
-                for name in [*sorted(names), *last]:
-                    self.folder.delete(name)
-            self.folder.write("images.json", _json(sets.to_dict()))
-            first()
+                notes = (*notes, f"the earlier run is in {move_aside(self.folder)} now")
+            self.folder.write("images.json", pack_images(sets))
+            write_first()
             self.folder.write("config.json", _json(self.config.to_dict()))
         except OSError as error:
             raise unusable(self.folder, error) from None
-        return run
+        return dataclasses.replace(self, sets=sets, restarted=False, notes=notes)
 
 
 def open_run(folder: Folder, config: Config, restart: bool = False, kind: str = "run") -> Run:
@@ -81,35 +86,28 @@ def open_run(folder: Folder, config: Config, restart: bool = False, kind: str = 
         kind: `run`, or `search`, whose folder holds `search.json` as well.
 
     Raises:
-        UserError: the run there has another configuration, or the folder cannot be used.
+        UserError: the run there has another configuration or no intact checkpoint, or the folder
+            cannot be used.
     """
     try:
-        # A dot: the lock, or half a file that a killed process left.
-        files = {name for name in folder.files() if not name.startswith(".")}
-        is_run = {"config.json", "images.json"} <= files
-        if is_run and ("search.json" in files) != (kind == "search"):
-            raise UserError(f"{folder.name} is not a {kind}; choose another --name")
-        begun = {"images.json", "search.json"} if kind == "search" else {"images.json"}
-        folders = [name for name in folder.folders() if not name.startswith(".")]
-        if not is_run and (files - begun or folders):
-            raise UserError(f"{folder} holds other files than a run's; choose another --name")
+        is_run = _holds_run(folder, kind, restart)
         if restart or not is_run:
-            return Run(folder, config, None, TrainState(), restarted=restart)
+            return Run(folder, config, None, TrainState(), restarted=restart and is_run)
         old = Config.from_dict(json.loads(folder.read("config.json")))
-        sets = ImageSets.from_dict(json.loads(folder.read("images.json")))
-        found = Checkpoints(folder).latest()
+        sets = unpack_images(folder.read("images.json"))
     except OSError as error:
         raise unusable(folder, error) from None
     except (ValueError, LookupError, TypeError) as error:
         raise UserError(
-            f"{folder} holds no run that can be read ({first_line(error)}); choose another --name"
+            f"{folder} holds no run that can be read ({first_line(error)}); choose another "
+            "--name, or begin again with --restart"
         ) from None
-    state = found[0] if found else TrainState()
     # These may change, as the number of workers may.
     asked: dict[str, Any] = {
         "threads": config.threads,
         "noise.on": config.noise.on,
         "compile": config.compile,
+        "data.changed": config.data.changed,
     }
     if old.optim.schedule == "constant":  # another schedule ends with the epochs
         asked["optim.epochs"] = max(old.optim.epochs, config.optim.epochs)
@@ -118,15 +116,139 @@ def open_run(folder: Folder, config: Config, restart: bool = False, kind: str = 
             f"{folder.name} was begun with another configuration ({'; '.join(changes)}); leave "
             "these as they were, choose another --name, or begin again with --restart"
         )
-    run = Run(folder, config, sets, state)
-    if old.optim.epochs < config.optim.epochs:  # it is no longer finished
-        try:
-            folder.delete("results.json")
-        except OSError as error:
-            raise unusable(folder, error) from None
+    try:
+        results, notes = _read_results(folder, config)
+        has_checkpoints = results is None and kind == "run"
+        found = Checkpoints(folder).latest() if has_checkpoints else None
+    except OSError as error:
+        raise unusable(folder, error) from None
+    state = TrainState()
+    if found is not None:
+        state = found.state
+        notes = (*notes, *_notes_on(found.skipped, state.step, found.lost_steps))
+    run = Run(folder, config, sets, state, results, notes)
     if old != config:
         run = run.begin(sets)
     return run
+
+
+def _holds_run(folder: Folder, kind: str, restart: bool) -> bool:
+    """Return whether a folder holds a run, rather than nothing.
+
+    Raises:
+        OSError: it cannot be read.
+        UserError: it holds something else.
+    """
+    # A dot: the lock, or half a file that a killed process left.
+    files = {name for name in folder.files() if not name.startswith(".")}
+    missing = {"config.json", "images.json"} - files
+    if not missing:
+        if ("search.json" in files) != (kind == "search"):
+            raise UserError(f"{folder.name} is not a {kind}; choose another --name")
+        return True
+    begun = {"images.json", "search.json"} if kind == "search" else {"images.json"}
+    folders = {name for name in folder.folders() if not name.startswith(".")}
+    if not files - begun and not folders:
+        return False
+    was_run = bool(folders & {"checkpoints", "trials"} or "config.json" in files)
+    if was_run and restart:
+        return True
+    if was_run:
+        raise UserError(
+            f"{folder} cannot be resumed, because {' and '.join(sorted(missing))} "
+            f"{'are' if len(missing) == 2 else 'is'} missing; restore what is missing, choose "
+            "another --name, or begin again with --restart"
+        )
+    raise UserError(
+        f"{folder} holds other files ({sorted(files | folders)[0]}) and no run; choose another "
+        "--name"
+    )
+
+
+def read_results(folder: Folder, config: Config) -> dict[str, Any] | None:
+    """Return what `results.json` holds, if it is of these epochs and the model is intact.
+
+    Raises:
+        OSError: the storage cannot be read.
+    """
+    return _read_results(folder, config)[0]
+
+
+def _read_results(folder: Folder, config: Config) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
+    """Return the same, and a line for the user if something of a finished run is damaged."""
+    try:
+        results: dict[str, Any] = json.loads(folder.read("results.json"))
+        epochs, model_hash = results["epochs"], results["model_sha256"]
+        if not all(isinstance(row, dict) for row in results["results"]):
+            raise TypeError("no table")
+    except FileNotFoundError:
+        return None, ()
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return None, ("results.json is damaged; the model is tested again",)
+    if epochs != config.optim.epochs:
+        return None, ()
+    try:
+        model = folder.read(MODEL)
+    except FileNotFoundError:
+        return None, (f"{MODEL} is missing; it is written again from the newest checkpoint",)
+    if hash_of(model) != model_hash:
+        return None, (f"{MODEL} is damaged; it is written again from the newest checkpoint",)
+    return results, ()
+
+
+def pack_images(sets: ImageSets) -> bytes:
+    """Return the content of `images.json`, which begins with the hash of the rest."""
+    values = sets.to_dict()
+    return _json({"sha256": _hash_of_values(values), **values})
+
+
+def unpack_images(data: bytes) -> ImageSets:
+    """Return the sets that `pack_images` was given.
+
+    Raises:
+        ValueError, LookupError, TypeError: the data is something else, or damaged.
+    """
+    values = json.loads(data)
+    if "sha256" not in values:
+        raise ValueError("images.json was written by another version of raydae")
+    if values.pop("sha256") != _hash_of_values(values):
+        raise ValueError("images.json is damaged")
+    return ImageSets.from_dict(values)
+
+
+def read_history(folder: Folder) -> list[dict[str, Any]]:
+    """Return the records of `history.jsonl`, up to the first line that is damaged.
+
+    Raises:
+        OSError: the storage cannot be read.
+    """
+    records: list[dict[str, Any]] = []
+    try:
+        lines = folder.read("history.jsonl").decode(errors="replace").splitlines()
+        for line in lines:
+            record = json.loads(line)
+            if record["epoch"] != len(records) + 1:
+                break
+            records.append(record)
+    except (FileNotFoundError, ValueError, LookupError, TypeError):
+        pass
+    return records
+
+
+def hash_of(data: bytes) -> str:
+    """Return SHA-256 in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _notes_on(skipped: tuple[str, ...], step: int, lost: int) -> tuple[str, ...]:
+    """Return lines that tell the user which checkpoints are damaged, and what that costs."""
+    again = f"; {lost} steps after it are done again" if lost else ""
+    lines = [f"damaged checkpoint {line}" for line in skipped]
+    return (*lines, f"the newest intact checkpoint is of step {step}{again}") if lines else ()
+
+
+def _hash_of_values(values: dict[str, Any]) -> str:
+    return hash_of(json.dumps(values, sort_keys=True).encode())
 
 
 def _json(values: dict[str, Any]) -> bytes:

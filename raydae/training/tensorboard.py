@@ -25,16 +25,14 @@ TAGS = {
 class TensorBoardWriter:
     """Writes each epoch's record once, first those of earlier processes.
 
-    The event file of an earlier process is replaced: that process may have died between a
-    checkpoint and its event, and the history in the checkpoint is the truth. Behind a URI, the file
-    is written again with each epoch.
+    The event file of an earlier process is replaced once its records are in the new one: that
+    process may have died between a checkpoint and its event. Behind a URI, the file is written
+    again with each epoch.
     """
 
     def __init__(self, run: Folder) -> None:
         self._run, self._written = run, 0
-        for name in run.files():
-            if name.startswith("events.out.tfevents."):
-                run.delete(name)
+        self._old = [name for name in run.files() if name.startswith("events.out.tfevents.")]
         self._here: Path | None = None if run.local else Path(tempfile.mkdtemp())
         self._writer = EventFileWriter(str(self._here or run.local))
 
@@ -52,8 +50,11 @@ class TensorBoardWriter:
             shutil.rmtree(self._here)
 
     def write(self, history: Sequence[dict[str, Any]]) -> None:
-        """Write the records that are new since the last call; the step is the epoch."""
-        if len(history) == self._written:
+        """Write the records that are new since the last call; the step is the epoch.
+
+        A history that is shorter than before, because epochs are done again, changes nothing.
+        """
+        if len(history) <= self._written:
             return
         metrics = (key for key in history[-1] if key.startswith("val_") and key not in TAGS)
         tags = TAGS | {key: f"validation/{key.removeprefix('val_')}" for key in metrics}
@@ -75,3 +76,5 @@ class TensorBoardWriter:
             self._writer.flush()
             for file in self._here.iterdir() if self._here is not None else ():
                 self._run.write(file.name, file.read_bytes())
+            while self._old:
+                self._run.delete(self._old.pop())

@@ -250,6 +250,8 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_good_checkpoin
     outcome = run(config, sets, tmp_path)
     assert outcome.status == "diverged"
     assert "nan at step 6 (epoch 2) with learning rate 0.001" in outcome.message
+    assert "the checkpoint of step 4 and its models are kept" in outcome.advice
+    assert load_model(tmp_path / "model.safetensors")[1].epoch == 1
     found = Checkpoints(Folder.of(tmp_path)).latest()
     assert found is not None
     assert found[0].step == 4
@@ -276,6 +278,55 @@ def test_a_full_disk_ends_the_run_with_a_word_and_it_goes_on_once_there_is_room(
     monkeypatch.undo()
     assert run(config, sets, tmp_path / "full") == Outcome("finished")
     assert history(tmp_path / "full") == history(tmp_path / "whole")
+
+
+def test_models_are_there_after_every_checkpoint(
+    config: Config, sets: ImageSets, tmp_path: Path
+) -> None:
+    names = ("model.safetensors", "last.safetensors")
+    assert run(config, sets, tmp_path, tell=StopAfter(2)) == Outcome("stopped")
+    early = {name: load_model(tmp_path / name) for name in names}
+    assert all((info.epoch, info.val_psnr) == (0, None) for _, info in early.values())
+    found = Checkpoints(Folder.of(tmp_path)).latest()
+    assert found is not None
+    parts = unpack(found.files["model.safetensors"])
+    for network, _ in early.values():
+        for name, value in network.named_parameters():
+            assert torch.equal(value, parts[name])
+    assert run(config, sets, tmp_path, tell=StopAfter(6)) == Outcome("stopped")
+    best, last = (load_model(tmp_path / name)[1] for name in names)
+    assert (best.epoch, last.epoch) == (1, 1)
+    assert best.val_psnr == history(tmp_path)[0]["val_psnr"]
+
+
+def test_an_older_checkpoint_keeps_the_history_until_its_epochs_are_done_again(
+    config: Config, sets: ImageSets, tmp_path: Path
+) -> None:
+    config = config.override({"optim.epochs": 4})
+    run(config, sets, tmp_path / "whole")
+    assert run(config, sets, tmp_path / "parts", tell=StopAfter(12)) == Outcome("stopped")
+    whole, before = history(tmp_path / "whole"), history(tmp_path / "parts")
+    assert [line["step"] for line in before] == [4, 8, 12]
+    newest = tmp_path / "parts" / "checkpoints" / "step-00000012" / "optimizer.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    assert run(config, sets, tmp_path / "parts", tell=StopAfter(9)) == Outcome("stopped")
+    assert history(tmp_path / "parts") == before
+    assert newest.exists()
+    assert run(config, sets, tmp_path / "parts") == Outcome("finished")
+    assert history(tmp_path / "parts") == whole
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_never_begins_again(
+    config: Config, sets: ImageSets, tmp_path: Path
+) -> None:
+    run(config, sets, tmp_path, tell=StopAfter(6))
+    for path in tmp_path.glob("checkpoints/*/optimizer.safetensors"):
+        path.write_bytes(b"")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    outcome = run(config, sets, tmp_path)
+    assert outcome.status == "failed"
+    assert "optimizer.safetensors is damaged" in outcome.message
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_checkpoints_of_another_network_are_refused(
@@ -378,7 +429,9 @@ def test_fine_tuning_starts_from_weights_and_remembers_their_images(
     other = gentle.override({"model.name": "unet"})
     outcome = run(other, sets, tmp_path / "third")
     assert outcome.status == "failed"
-    assert "holds ModelConfig(name='dae'" in outcome.message
+    assert (
+        "holds a dae, but this run trains a unet (blocks 2, levels 3, width 32)" in outcome.message
+    )
 
 
 def test_fine_tuning_trains_batch_statistics_too_and_resumes_exactly(

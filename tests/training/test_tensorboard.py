@@ -45,6 +45,11 @@ def test_a_run_s_history_is_there_while_it_goes_on(run: Folder, tmp_path: Path) 
 def test_events_of_an_earlier_process_are_replaced(run: Folder, tmp_path: Path) -> None:
     with TensorBoardWriter(run) as events:
         events.write([record(1), record(2)])
+    with TensorBoardWriter(run):
+        assert len(run.files()) >= 1, "they stay until there is something to replace them"
     with TensorBoardWriter(run) as events:
-        events.write([record(1)])
-    assert [event.step for event in read(run, tmp_path).Scalars("loss/train")] == [1]
+        events.write([record(1), record(2), record(3)])
+        events.write([record(1)])  # an epoch is done again
+        events.write([record(1), record(2), record(3), record(4)])
+    seen = [event.step for event in read(run, tmp_path).Scalars("loss/train")]
+    assert seen == [1, 2, 3, 4]
