@@ -1,4 +1,4 @@
-"""The images of a new run: find them, and tell the user what is wrong with them."""
+"""The images of a run: find or compare them, and tell the user what is wrong with them."""
 
 from pathlib import Path
 
@@ -6,10 +6,49 @@ from rich.console import Console
 
 from raydae.app.console import counting, notice, print_some
 from raydae.app.invocation import invocation
+from raydae.core.errors import UserError
+from raydae.images.changes import accept_changes, find_changes
 from raydae.images.image_sets import ImageSets
 from raydae.images.sources import find_images, synthetic_set
 from raydae.training.config import Config
+from raydae.training.run_folder import Run
 from raydae.training.schedule import Schedule
+
+
+def images_of_run(run: Run, command: str, screen: Console) -> tuple[Run, ImageSets]:
+    """Return a run and its images: found, if it is new, else compared with what it began with.
+
+    Args:
+        run: the run.
+        command: `train` or `tune`, for the advice that is printed.
+        screen: where to print.
+
+    Raises:
+        UserError: there are no such images, or they have changed and `data.changed` is `refuse`.
+    """
+    if run.sets is None:
+        return run, find_run_images(run.config, command, screen)
+    with counting(screen, "checking changed images") as progress:
+        changes = find_changes(run.sets, run.config.data, progress)
+    print_some(screen, "replaced since the run began", [file.name for file in changes.replaced])
+    print_some(screen, "removed since the run began", [file.name for file in changes.removed])
+    added = [name for _, name in changes.added]
+    print_some(screen, "added since the run began, and not used", added)
+    if changes and run.config.data.changed == "refuse":
+        raise UserError(
+            f"the images of {run.folder.name} have changed since it began; restore them, or give "
+            "--data.changed accept to go on with them"
+        )
+    if changes or changes.touched:
+        run = run.begin(accept_changes(run.sets, changes, run.config.data.patch_size))
+    assert run.sets is not None
+    return run, run.sets
+
+
+def print_notes(run: Run, screen: Console) -> None:
+    """Print what the user must know of a run's folder."""
+    for note in run.notes:
+        screen.print(note, style="yellow", soft_wrap=True)
 
 
 def find_run_images(config: Config, command: str, screen: Console) -> ImageSets:

@@ -64,36 +64,66 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "raydae"
 
 
-def find(folder: Folder) -> Folder | None:
-    """Find BSDS500 in a folder by the names of its files. Other files are ignored.
+class Copy(NamedTuple):
+    """A copy of BSDS500, or a part of one."""
+
+    folder: Folder
+    """The folder that holds train, val and test."""
+    missing: tuple[str, ...]
+    """Names of the files that are not there; empty for the whole data set."""
+
+    def __str__(self) -> str:
+        files = len(manifest())
+        return f"{self.folder}, {files - len(self.missing)} of the {files} files of BSDS500"
+
+
+def find_copy(folder: Folder) -> Copy | None:
+    """Find BSDS500, or a part of it, by the names of its files. Other files are ignored.
 
     Args:
         folder: The folder that holds the split folders, a folder above it in an unpacked archive,
             or the folder that the archive was unpacked in.
 
     Returns:
-        The folder that holds train, val and test; None if there is no BSDS500 in ``folder``, or
-        no such folder.
+        The copy; None if less than a tenth of the files are there, or no such folder.
+
+    Raises:
+        UserError: A folder is unreadable.
+    """
+    names = tuple(manifest())
+    best = Copy(folder, names)
+    for layout in _LAYOUTS:
+        candidate = folder / layout if layout else folder
+        present = {f"{split}/{name}" for split in SPLITS for name in _files(candidate / split)}
+        absent = tuple(name for name in names if name not in present)
+        if len(absent) < len(best.missing):
+            best = Copy(candidate, absent)
+        if not absent:
+            break
+    return best if (len(names) - len(best.missing)) * 10 >= len(names) else None
+
+
+def find(folder: Folder) -> Folder | None:
+    """Find the whole of BSDS500 in a folder; see `find_copy`.
+
+    Returns:
+        The folder that holds train, val and test; None if less than a tenth of the files are there.
 
     Raises:
         UserError: At least a tenth of the files are there, but not all; or a folder is unreadable.
     """
-    names = list(manifest())
-    place, missing = folder, names
-    for layout in _LAYOUTS:
-        candidate = folder / layout if layout else folder
-        present = {f"{split}/{name}" for split in SPLITS for name in _files(candidate / split)}
-        absent = [name for name in names if name not in present]
-        if not absent:
-            return candidate
-        if len(absent) < len(missing):
-            place, missing = candidate, absent
-    found = len(names) - len(missing)
-    if found * 10 < len(names):
-        return None
-    raise UserError(
-        f"{place} holds {found} of the {len(names)} files of BSDS500 and lacks {abridged(missing)}:"
-        " complete this copy, or remove it and download BSDS500 again"
+    copy = find_copy(folder)
+    if copy is not None and copy.missing:
+        raise incomplete(copy)
+    return None if copy is None else copy.folder
+
+
+def incomplete(copy: Copy) -> UserError:
+    """Return the error for a copy of which files are missing."""
+    return UserError(
+        f"{copy.folder} holds {len(manifest()) - len(copy.missing)} of the {len(manifest())} files "
+        f"of BSDS500 and lacks {abridged(copy.missing)}: complete this copy, or remove it and "
+        "download BSDS500 again"
     )
 
 

@@ -31,6 +31,8 @@ class DataConfig:
     """Patches cut each time an image is opened."""
     small_images: Literal["error", "skip"] = "error"
     """Images smaller than a patch."""
+    changed: Literal["refuse", "accept"] = "refuse"
+    """Images changed since the start."""
 
     def __post_init__(self) -> None:
         check_min("data.patch_size", self.patch_size, 16)

@@ -16,6 +16,7 @@ from raydae.images.pictures import read_rgb
 from raydae.images.source import is_source_uri, read_source_image
 
 SPLITS = ("train", "val", "test")
+TEXTS = ("left_out", "unused", "replaced_train_hashes", "replaced_val_hashes")
 MAX_PIXELS = 2 * 10**8
 """The largest number of pixels of an image: several are decoded at a time."""
 
@@ -31,6 +32,10 @@ class ImageFile:
     width: int
     sha256: str
     """Hash of the decoded pixels, see `pixel_hash`. A lossless copy in any format has the same."""
+    size: int = 0
+    """Bytes of the file; 0 for an image of a data source."""
+    modified: float = 0.0
+    """When the file was last written, in seconds since 1970; 0 for an image of a data source."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,12 @@ class ImageSets:
     test: tuple[ImageFile, ...]
     left_out: tuple[str, ...] = ()
     """One line for each image that is not used: its name and the reason."""
+    unused: tuple[str, ...] = ()
+    """URIs of those images."""
+    replaced_train_hashes: tuple[str, ...] = ()
+    """Hashes of training images that were replaced while the run was stopped."""
+    replaced_val_hashes: tuple[str, ...] = ()
+    """Hashes of validation images, likewise."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the sets as nested dictionaries that JSON can represent."""
@@ -53,7 +64,8 @@ class ImageSets:
     def from_dict(cls, values: Mapping[str, Any]) -> "ImageSets":
         """Return the sets that `to_dict` made a dictionary of."""
         sets = {split: tuple(ImageFile(**file) for file in values[split]) for split in SPLITS}
-        return cls(source=values["source"], left_out=tuple(values["left_out"]), **sets)
+        texts = {name: tuple(values[name]) for name in TEXTS}
+        return cls(**{"source": values["source"], **sets, **texts})
 
 
 def pixel_hash(image: NDArray[np.uint8]) -> str:
@@ -85,6 +97,21 @@ def read_image(uri: str) -> NDArray[np.uint8]:
     file = io.BytesIO(folder.read(name))
     file.name = uri  # for messages
     return read_rgb(file, MAX_PIXELS)
+
+
+def stamp_of(uri: str) -> tuple[int, float]:
+    """Return the size of an image's file in bytes, and when it was written, in seconds since 1970.
+
+    Both are 0 for an image of a data source, which has no file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        OSError: The storage cannot be read.
+    """
+    if is_source_uri(uri):
+        return 0, 0.0
+    folder, name = split_path(uri)
+    return folder.stamp(name)
 
 
 def subsample(images: tuple[ImageFile, ...], number: int) -> tuple[ImageFile, ...]:

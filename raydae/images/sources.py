@@ -16,7 +16,7 @@ from raydae.core.storage import Folder
 from raydae.images import bsds500, synthetic
 from raydae.images.bsds500_download import DownloadError, download
 from raydae.images.config import DataConfig, Protocol, is_source
-from raydae.images.image_sets import SPLITS, ImageFile, ImageSets, pixel_hash, read_image
+from raydae.images.image_sets import SPLITS, ImageFile, ImageSets, pixel_hash, read_image, stamp_of
 from raydae.images.pictures import suffixes
 from raydae.images.source import list_source
 
@@ -57,10 +57,14 @@ def find_images(
             reasons = [*duplicates, *too_small, *left_out] if split == "train" else left_out
             reason = f"; {reasons[0]}" if reasons else ""
             raise UserError(f"{source} has no usable image for {use}{reason}")
+    used = {file.uri for split in SPLITS for file in sets[split]}
     return ImageSets(
         source=source,
         left_out=(*left_out, *too_small, *duplicates),
-        **{split: tuple(sets[split]) for split in SPLITS},
+        unused=tuple(uri for uri in split_of if uri not in used),
+        train=tuple(sets["train"]),
+        val=tuple(sets["val"]),
+        test=tuple(sets["test"]),
     )
 
 
@@ -131,20 +135,23 @@ def evaluation_images(
         UserError: There is no such folder, it has no images, or a protocol is given for images
             that are not BSDS500.
     """
-    path = path or _cluster_uri()
+    path = path or cluster_uri()
     root = None
-    if path is None or not is_source(path):
+    if path is None:
         try:
-            root = _find_bsds500(path)
+            root = _default_bsds500()
         except DownloadError as error:
             raise UserError(str(error)) from None
+    elif not is_source(path) and (copy := bsds500.find_copy(Folder.of(path))) is not None:
+        if copy.missing and protocol is not None:
+            raise bsds500.incomplete(copy)
+        root = None if copy.missing else copy.folder
     if root is not None:
         protocol = protocol or trained_by
         name = "CBSD68" if protocol == "cbsd68" else "BSDS500 test"
         return name, bsds500_splits(root, protocol)["test"]
     assert path is not None
-    if protocol is not None:
-        raise UserError(f"--protocol {protocol} needs BSDS500, and {path} is not")
+    _refuse_protocol(protocol is not None, protocol, path)
     if not is_source(path):
         return Folder.of(path).name, list_images(path)
     images = list_source(path, options or {})
@@ -194,40 +201,55 @@ def _list_splits(
     config: DataConfig, synthetic_fallback: Callable[[str], Path] | None
 ) -> tuple[str, dict[str, Listing]]:
     """Return a name for the images of a configuration, and the images of each split."""
-    path = config.path or _cluster_uri()
-    root = None
-    if path is None or not is_source(path):
+    path = config.path or cluster_uri()
+    if path is None:
         try:
-            root = _find_bsds500(path)
+            root = _default_bsds500()
         except DownloadError as error:
             if synthetic_fallback is None or config.protocol != "bsds500":
                 raise UserError(str(error)) from None
             return SYNTHETIC, _by_folder(list_images(str(synthetic_fallback(str(error)))))
-    if root is not None:
         return f"BSDS500, protocol {config.protocol}", bsds500_splits(root, config.protocol)
-    assert path is not None
-    if config.protocol != "bsds500":
-        raise UserError(
-            f"--protocol {config.protocol} needs BSDS500, and {path} is not; "
-            "leave --protocol out, or give the path to BSDS500"
-        )
     if is_source(path):
+        _refuse_protocol(config.protocol != "bsds500", config.protocol, path)
         return path, _by_source(list_source(path, config.options))
+    copy = bsds500.find_copy(Folder.of(path))
+    if copy is not None and not copy.missing:
+        return f"BSDS500, protocol {config.protocol}", bsds500_splits(copy.folder, config.protocol)
+    label = path
+    if copy is not None:  # a part of it is a folder like any other, because the user names it
+        if config.protocol != "bsds500":
+            raise bsds500.incomplete(copy)
+        path, label = str(copy.folder), str(copy)
+    _refuse_protocol(config.protocol != "bsds500", config.protocol, path)
     images = list_images(path)
     folders = {name.split("/")[0] for _, name in images if "/" in name}
     present = [split for split in SPLITS if split in folders]
     if len(present) == len(SPLITS):
-        return path, _by_folder(images)
+        return label, _by_folder(images)
     if len(present) == 2:
         missing = next(split for split in SPLITS if split not in folders)
         raise UserError(
             f"{path} has folders {present[0]} and {present[1]} but no {missing}; add it, or "
             "rename them for a split by names"
         )
-    return path, _by_hash(images)
+    if len(images) < len(SPLITS):
+        raise UserError(
+            f"{path} has {len(images)} image{'s' * (len(images) > 1)}; it needs {len(SPLITS)} at "
+            "least: one to train on, one for validation and one for testing"
+        )
+    return label, _by_hash(images)
 
 
-def _cluster_uri() -> str | None:
+def _refuse_protocol(given: bool, protocol: Protocol | None, path: str) -> None:
+    if given:
+        raise UserError(
+            f"--protocol {protocol} needs BSDS500, and {path} is not; leave --protocol out, or "
+            "give the path to BSDS500"
+        )
+
+
+def cluster_uri() -> str | None:
     """Return the URI in RAYDAE_DATA, which a cluster sets for its jobs.
 
     A local path in RAYDAE_DATA is not returned: it is a place to look for BSDS500.
@@ -236,11 +258,9 @@ def _cluster_uri() -> str | None:
     return named if "://" in named else None
 
 
-def _find_bsds500(path: str | None) -> Folder | None:
-    """Return the folder of BSDS500's splits at a path. None: find it, or download it."""
-    if path is None:
-        return bsds500.locate() or Folder.of(download())
-    return bsds500.find(Folder.of(path))
+def _default_bsds500() -> Folder:
+    """Return the folder of BSDS500's splits: found, or else downloaded."""
+    return bsds500.locate() or Folder.of(download())
 
 
 def _bsds500(root: Folder) -> dict[str, Listing]:
@@ -289,10 +309,11 @@ def _inspect(image: tuple[str, str]) -> ImageFile | str:
     """Decode an image; return its record, or the reason in one line if it cannot be read."""
     uri, name = image
     try:
+        stamp = stamp_of(uri)  # first: if the file is replaced meanwhile, the next start sees it
         pixels = read_image(uri)
     except OSError as error:
         return str(error)
-    return ImageFile(uri, name, pixels.shape[0], pixels.shape[1], pixel_hash(pixels))
+    return ImageFile(uri, name, pixels.shape[0], pixels.shape[1], pixel_hash(pixels), *stamp)
 
 
 def _exclude_small(files: list[ImageFile], config: DataConfig) -> tuple[list[ImageFile], list[str]]:

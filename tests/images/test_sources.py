@@ -57,7 +57,7 @@ def test_a_plain_folder_is_split_by_names_and_adding_images_moves_none(tmp_path:
 def test_three_images_are_enough_and_two_are_not(tmp_path: Path) -> None:
     for i in range(2):
         Image.fromarray(draw(i, 16, 16)).save(tmp_path / f"{i}.png")
-    with pytest.raises(UserError, match="no usable image for training"):
+    with pytest.raises(UserError, match=r"has 2 images; it needs 3 at least: one to train on"):
         find(tmp_path)
     Image.fromarray(draw(2, 16, 16)).save(tmp_path / "2.png")
     sets = find(tmp_path)
@@ -116,7 +116,7 @@ def test_images_smaller_than_a_patch(tmp_path: Path) -> None:
         (lambda path: None, "is not a folder"),
         (lambda path: path.write_text(""), "is not a folder"),
         (lambda path: path.mkdir(), "has no images"),
-        (lambda path: (path.mkdir(), (path / "a.jpg").write_text("x")), "no usable image"),
+        (lambda path: (path.mkdir(), (path / "a.jpg").write_text("x")), "has 1 image; it needs 3"),
     ],
 )
 def test_folders_without_images(tmp_path: Path, make: object, says: str) -> None:
@@ -237,7 +237,7 @@ def test_bsds500_behind_a_uri_is_known_by_its_files(bsds500: Path, folder: str) 
 
 
 @pytest.mark.parametrize("as_uri", [False, True])
-def test_a_copy_of_bsds500_short_of_a_file_is_refused(
+def test_a_part_of_bsds500_is_a_folder_like_any_other(
     bsds500: Path, tmp_path: Path, as_uri: bool
 ) -> None:
     found = data.find(Folder.of(bsds500))
@@ -249,6 +249,16 @@ def test_a_copy_of_bsds500_short_of_a_file_is_refused(
         for file in (root / split).glob("*.jpg"):
             (tmp_path / split / file.name).symlink_to(file)
     assert data.find(copy) == copy
-    shutil.rmtree(tmp_path / "test")
-    with pytest.raises(UserError, match="holds 300 of the 500 files of BSDS500"):
-        find_images(DataConfig(path=str(copy)))
+    for path in sorted(tmp_path.rglob("*.jpg"))[::3]:
+        path.unlink()
+    sets = find_images(DataConfig(path=str(copy)))
+    assert (len(sets.train), len(sets.val), len(sets.test)) == (133, 67, 133)
+    assert sets.source == f"{tmp_path}, 333 of the 500 files of BSDS500"
+    name, images = evaluation_images(str(copy), None)
+    assert (name, len(images)) == (tmp_path.name, 333)
+    for call in (
+        lambda: find_images(DataConfig(path=str(copy), protocol="cbsd68")),
+        lambda: evaluation_images(str(copy), "cbsd68"),
+    ):
+        with pytest.raises(UserError, match="holds 333 of the 500 files of BSDS500 and lacks"):
+            call()
