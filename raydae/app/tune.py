@@ -10,7 +10,6 @@ best.json, to train with by --config. The same command with the same --name resu
 import json
 import math
 import shlex
-import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,9 +20,10 @@ from raydae.app.console import make_console
 from raydae.app.displays import SearchDisplay
 from raydae.app.invocation import command_to_continue, invocation
 from raydae.app.parsing import parse_with_config
-from raydae.app.process import INTERRUPTED
-from raydae.app.run_images import find_run_images
+from raydae.app.process import DIVERGED, exit_code_of, print_error, stop_requests
+from raydae.app.run_images import images_of_run, print_notes
 from raydae.app.tables import trial_table
+from raydae.app.train import warn_of_threads
 from raydae.core.errors import UserError
 from raydae.core.lock import lock
 from raydae.core.storage import Folder
@@ -64,7 +64,7 @@ class Launch:
     storage: str = default_storage()
     """Folder or URI for searches."""
     restart: bool = False
-    """Delete the search of that name and start again."""
+    """Move the search of that name aside."""
     num_workers: int = 1
     """Workers of a trial."""
     gpus_per_trial: float | None = None
@@ -88,10 +88,10 @@ def main(argv: Sequence[str]) -> int:
     with lock(folder):
         try:
             return search(folder, config, launch, screen)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             command = command_to_continue("tune", argv, name)
             screen.print(f"stopped; to resume: {command}", soft_wrap=True)
-            return INTERRUPTED
+            return exit_code_of(interrupt)
 
 
 def check_launch(launch: Launch, config: Config) -> None:
@@ -142,7 +142,7 @@ def search(folder: Folder, config: Config, launch: Launch, screen: Console) -> i
     if not launch.restart:
         check_settings(folder, config, settings)
     run = open_run(folder, config, launch.restart, kind="search")
-    sets = run.sets or find_run_images(config, "tune", screen)
+    run, sets = images_of_run(run, "tune", screen)
     workers, samples = launch.num_workers, launch.num_samples
     found = Search(folder, config, sets, settings, samples, workers, restart=run.sets is None)
     over = sum(trial.over for trial in found.trials)
@@ -151,6 +151,12 @@ def search(folder: Folder, config: Config, launch: Launch, screen: Console) -> i
     try:
         if over < max(samples, len(found.trials)):
             run_trials(found, run, sets, settings, launch, screen)
+        if found.diverged:
+            print_error(
+                f"every trial of {folder.name} diverged ({found.trials[0].message}); search lower "
+                "learning rates with --restart, or under another --name"
+            )
+            return DIVERGED
         best = found.write_best()
         write_figure(found, best)
     except OSError as error:
@@ -184,8 +190,6 @@ def run_trials(
 
     config, workers = found.config, launch.num_workers
     start.start_ray((workers, workers), config.threads, launch.verbose)
-    # `ray job stop` sends SIGTERM: the same as Ctrl-C. Ray has just set a handler of its own.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     waiting.wait_for_node(screen.print)
     shared_storage.check_shared(found.folder, sets)
     each, concurrent = resources.choose_trials(
@@ -196,15 +200,21 @@ def run_trials(
         launch.max_concurrent,
         launch.gpus_per_trial,
     )
-    if run.sets is None:  # only once nothing can be refused: it deletes what --restart replaces
-        run.begin(sets, lambda: write_settings(found.folder, config, settings))
+    if run.sets is None:  # only once nothing can be refused: it moves what --restart replaces
+        print_notes(run.begin(sets, lambda: write_settings(found.folder, config, settings)), screen)
+    warn_of_threads(concurrent * each.max_workers * each.threads, config, screen)
     screen.print(
         f"{found.folder.name}: {config.model.name} on {len(sets.train)} images of {sets.source}, "
         f"validated at sigma {config.validation.sigma}; {concurrent} at once, {each} each",
         soft_wrap=True,
     )
-    with SearchDisplay(screen, launch.num_samples, config.optim.epochs) as display:
-        found.run(each, concurrent, lambda trials: display.show(rows(found)))
+    with (
+        stop_requests(screen) as stop_requested,
+        SearchDisplay(screen, launch.num_samples, config.optim.epochs) as display,
+    ):
+        found.run(each, concurrent, lambda trials: display.show(rows(found)), stop_requested)
+    if stop_requested() and not found.complete:
+        raise KeyboardInterrupt(stop_requested() - 128)
 
 
 def show(found: "Search", best: "Trial", screen: Console) -> None:
@@ -240,7 +250,7 @@ def rows(found: "Search") -> list[dict[str, Any]]:
                 "trial": trial.number,
                 "status": trial.status,
                 "over": trial.over,
-                "sigma": config.noise.level,
+                "sigma": config.noise.description,
                 "lr": config.optim.lr,
                 "others": format_flags(others),
                 "settings": format_flags(trial.changes),

@@ -19,6 +19,7 @@ from raydae.core.errors import UserError
 from raydae.core.storage import Folder
 from raydae.distributed.resources import Workers
 from raydae.images.image_sets import ImageSets
+from raydae.search.best import read_best
 from raydae.search.sampler import make_sampler
 from raydae.search.settings import Settings
 from raydae.search.space import Space
@@ -34,14 +35,14 @@ from raydae.search.trials import (
     write_trial,
 )
 from raydae.search.tune_adapters import (
-    Failure,
+    EarlyEnd,
     ResumableAsha,
     TrialLogger,
     TrialSearcher,
     run_tune,
 )
-from raydae.training.checkpoints import Checkpoints
 from raydae.training.config import Config, check_workers
+from raydae.training.run_folder import MODEL
 from raydae.training.schedule import Schedule
 
 GRACE_STEPS = 32  # before the first rung: BatchNorm's running statistics are 3 % off by then
@@ -83,14 +84,21 @@ class Search:
         self._sampler = make_sampler(settings.method, self.space, config, self.trials)
 
     def run(
-        self, workers: Workers, concurrent: int, on_change: Callable[[list[Trial]], None]
+        self,
+        workers: Workers,
+        concurrent: int,
+        on_change: Callable[[list[Trial]], None],
+        stop_asked: Callable[[], int] = lambda: 0,
     ) -> None:
-        """Run the trials that are not over. Ray must be running.
+        """Run the trials that are not over, until they are or a stop is asked for.
+
+        Ray must be running.
 
         Args:
             workers: the workers of each trial.
             concurrent: how many trials run at once, at most.
             on_change: called with all trials whenever one of them has changed.
+            stop_asked: returns a number other than 0 once the search shall stop.
 
         Raises:
             UserError: a trial's files cannot be written, or no valid values are found in the space.
@@ -100,19 +108,21 @@ class Search:
         missing = max(self._samples - len(self.trials), 0)
         if not waiting and not missing:
             return
-        failure = Failure(self.folder)
+        early_end = EarlyEnd(self.folder, stop_asked)
         epochs = self.config.optim.epochs
         run_tune(
             TrialPlan(self.config, self.sets, self.folder, workers),
             number=len(waiting) + missing,
             concurrent=concurrent,
-            searcher=TrialSearcher(waiting, self.next_trial, failure),
+            searcher=TrialSearcher(waiting, self.next_trial, early_end),
             scheduler=self._scheduler(),
-            logger=TrialLogger(self.trials, epochs, self.save, on_change, failure),
-            failure=failure,
+            logger=TrialLogger(self.trials, epochs, self.save, on_change, early_end),
+            early_end=early_end,
         )
-        if failure.error is not None:
-            raise failure.error
+        if early_end.error is not None:
+            raise early_end.error
+        if early_end:
+            return
         # A trial may have completed one more epoch before it heard that it was stopped.
         for trial in self.trials:
             trial.history = read_history(self.folder, trial.number)
@@ -160,6 +170,18 @@ class Search:
         """The trial with the highest validation PSNR that did not fail, or None."""
         return best_trial(self.trials)
 
+    @property
+    def diverged(self) -> bool:
+        """Whether every trial failed by itself: its loss diverged."""
+        return bool(self.trials) and all(
+            trial.status == "failed" and not trial.heals for trial in self.trials
+        )
+
+    @property
+    def complete(self) -> bool:
+        """Whether all trials that were asked for are there and over."""
+        return len(self.trials) >= self._samples and all(trial.over for trial in self.trials)
+
     def write_best(self) -> Trial:
         """Write `best.json` and `model.safetensors`: the best trial's configuration and weights.
 
@@ -170,12 +192,9 @@ class Search:
             The best trial.
 
         Raises:
-            UserError: every trial failed, or the best trial's checkpoints are gone.
+            UserError: every trial failed, or the best trial's model is gone.
             OSError: the files cannot be written.
         """
-        from raydae.models.weights import unpack
-        from raydae.training.model_of_run import model_of_run
-
         best = self.best
         if best is None:
             reason = next((trial.message for trial in self.trials if trial.message), "no message")
@@ -183,15 +202,9 @@ class Search:
                 f"no trial of {self.folder.name} went well ({reason}); search other values with "
                 "--restart"
             )
-        found = Checkpoints(trial_folder(self.folder, best.number)).latest()
-        if found is None:
-            raise UserError(f"the checkpoints of trial {best.number} are gone; use --restart")
-        progress, files = found
-        model = model_of_run(
-            progress, self.sets, unpack(files["best.safetensors"]), progress.best_epoch
-        )
-        self.folder.write("model.safetensors", model)
-        self.folder.write("best.json", (json.dumps(progress.config, indent=2) + "\n").encode())
+        config, model = read_best(trial_folder(self.folder, best.number), self.sets)
+        self.folder.write(MODEL, model)
+        self.folder.write("best.json", (json.dumps(config, indent=2) + "\n").encode())
         return best
 
     def _scheduler(self) -> TrialScheduler:

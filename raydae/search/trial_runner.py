@@ -63,6 +63,7 @@ class TrialRunner(ray.tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
         self._stopping = False
         self._epochs = plan.config.optim.epochs
         self._reported = 0  # how many of them
+        self._note = ""  # on damaged checkpoints, for the user
         self._thread = threading.Thread(
             target=self._work, args=(config["number"], config["changes"], plan), daemon=True
         )
@@ -89,7 +90,9 @@ class TrialRunner(ray.tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
             if "search.json" not in plan.folder.files():
                 raise UserError(f"{plan.folder} is not seen by all nodes; choose another --storage")
             run = open_run(trial_folder(plan.folder, number), plan.config.override(changes))
-            run = run.begin(plan.sets) if run.sets is None else run
+            self._note = "; ".join(run.notes)
+            if run.sets != plan.sets:  # new, or the user has accepted changed images
+                run = run.begin(plan.sets)
             outcome = Outcome("finished") if run.trained else self._train(run, plan)
             if outcome.status == "diverged":
                 self._results.put({"failed": outcome.message, "done": True})
@@ -134,7 +137,8 @@ class TrialRunner(ray.tune.Trainable):  # type: ignore[misc]  # Ray ships no typ
         """Queue the results of the epochs up to `last` that were not reported before."""
         for epoch in range(self._reported + 1, min(len(history), last) + 1):
             done = epoch == self._epochs
-            self._results.put({**epoch_result(history[:epoch]), "done": done})
+            note = {"note": self._note} if self._note else {}
+            self._results.put({**epoch_result(history[:epoch]), "done": done, **note})
             self._reported = epoch
 
 

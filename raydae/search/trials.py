@@ -1,7 +1,7 @@
 """The trials of a search and their files.
 
 trials/007.json       a trial's settings, and how it ended
-trials/007/           its run: a folder as `training/runs.py` describes it
+trials/007/           its run: a folder as `training/run_folder.py` describes it
 trials.csv            all trials as a table
 """
 
@@ -18,6 +18,7 @@ from raydae.core.settings import flatten
 from raydae.core.storage import Folder
 from raydae.search.space import LEARNING_RATE, NOISE_LEVEL, Space
 from raydae.search.suggesters import Value
+from raydae.training import run_folder
 from raydae.training.checkpoints import Checkpoints
 from raydae.training.config import Config
 
@@ -72,9 +73,16 @@ def trial_folder(search: Folder, number: int) -> Folder:
 
 
 def read_history(search: Folder, number: int) -> list[dict[str, Any]]:
-    """Return a record for each epoch of a trial, from its latest checkpoint."""
-    found = Checkpoints(trial_folder(search, number)).latest()
-    return found[0].history if found else []
+    """Return a record for each epoch of a trial, from its latest checkpoint.
+
+    If no checkpoint is intact, the records are those of `history.jsonl`.
+    """
+    folder = trial_folder(search, number)
+    try:
+        found = Checkpoints(folder).latest()
+    except UserError:
+        return run_folder.read_history(folder)
+    return found.state.history if found else []
 
 
 def read_trials(search: Folder) -> list[Trial]:

@@ -1,12 +1,15 @@
 """What Ray Tune calls in the driver: the searcher, the scheduler, the logger and the stopper.
 
 Tune's own state is written while a search runs and never read again. A search is resumed from its
-own files: the scheduler replays what the trials before reached, because `Tuner.restore` rebuilds
+own files: the scheduler is told what the earlier trials reached, because `Tuner.restore` rebuilds
 ASHA with empty rungs and lets a trial run that ASHA had stopped.
 """
 
 import logging
+import math
 import os
+import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,18 +30,31 @@ REDUCTION = 3
 """Of the trials that reach a rung of ASHA, the best third continues."""
 MAX_FAILURES = 3
 """A trial whose process fails more often has failed."""
+LOOK_S = 0.2
+"""Between two looks at whether a search must end early."""
+STOP_S = 20.0
+"""A search that must end early ends within this time."""
 
 
-class Failure:
-    """Why a search must end early, if it must.
+class EarlyEnd:
+    """Whether a search must end early: the user asks for it, or something went wrong.
 
-    The adapters raise no errors inside Tune's loop. They note the first one here. `FailureStopper`
+    The adapters raise no errors inside Tune's loop. They note the first one here. `EarlyStopper`
     then stops all trials, which write a checkpoint, and `Search.run` raises the error.
     """
 
-    def __init__(self, folder: Folder) -> None:
-        self._folder = folder
+    def __init__(self, folder: Folder, stop_asked: Callable[[], int] = lambda: 0) -> None:
+        """Watch for both.
+
+        Args:
+            folder: the search's, for messages.
+            stop_asked: returns a number other than 0 once the user has asked for a stop.
+        """
+        self._folder, self._stop_asked = folder, stop_asked
         self.error: UserError | None = None
+
+    def __bool__(self) -> bool:
+        return self.error is not None or self._stop_asked() != 0
 
     def note(self, error: OSError | UserError) -> None:
         """Note an error, unless there was one before."""
@@ -61,20 +77,20 @@ class TrialSearcher(_NotPickled, Searcher):  # type: ignore[misc]  # Ray ships n
     """Gives Tune the trials to run: first those that were interrupted, then new ones."""
 
     def __init__(
-        self, waiting: Sequence[Trial], next_trial: Callable[[], Trial], failure: Failure
+        self, waiting: Sequence[Trial], next_trial: Callable[[], Trial], early_end: EarlyEnd
     ) -> None:
         super().__init__(metric="score", mode="max")
-        self._waiting, self._next_trial, self._failure = list(waiting), next_trial, failure
+        self._waiting, self._next_trial, self._early_end = list(waiting), next_trial, early_end
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         """Return the next trial as `TrialRunner.setup` takes it."""
         finished: str = Searcher.FINISHED
-        if self._failure.error is not None:
+        if self._early_end:
             return finished
         try:
             trial = self._waiting.pop(0) if self._waiting else self._next_trial()
         except (UserError, OSError) as error:
-            self._failure.note(error)
+            self._early_end.note(error)
             return finished
         return {"number": trial.number, "changes": trial.changes}
 
@@ -97,21 +113,21 @@ class TrialLogger(_NotPickled, ray.tune.Callback):  # type: ignore[misc]  # Ray 
         self,
         trials: list[Trial],
         epochs: int,
-        save: Callable[[Trial], None],
+        write_trial: Callable[[Trial], None],
         on_change: Callable[[list[Trial]], None],
-        failure: Failure,
+        early_end: EarlyEnd,
     ) -> None:
         """Take the trials to record in.
 
         Args:
             trials: all trials by number; new ones may be appended.
             epochs: how many a finished trial has.
-            save: writes a trial's files; may raise OSError.
+            write_trial: writes a trial's files; may raise OSError.
             on_change: called with all trials after each change.
-            failure: where an error of `save` is noted.
+            early_end: where an error of `write_trial` is noted.
         """
         self._trials, self._epochs = trials, epochs
-        self._write, self._on_change, self._failure = save, on_change, failure
+        self._write_trial, self._on_change, self._early_end = write_trial, on_change, early_end
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Record that the trial has a process."""
@@ -129,11 +145,12 @@ class TrialLogger(_NotPickled, ray.tune.Callback):  # type: ignore[misc]  # Ray 
         else:
             epoch = result["epoch"]  # A restarted process reports the earlier epochs again.
             known.history[epoch - 1 : epoch] = [result["record"]]
+            known.message = result.get("note", known.message)
         self._save(known)
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Record that the trial has ended, by itself or stopped by ASHA."""
-        if self._failure.error is not None:
+        if self._early_end:
             return  # Nothing is wrong with this trial: it resumes when the search does.
         known = self._find(trial)
         if known.status != "failed":
@@ -157,32 +174,32 @@ class TrialLogger(_NotPickled, ray.tune.Callback):  # type: ignore[misc]  # Ray 
 
     def _save(self, trial: Trial) -> None:
         try:
-            self._write(trial)
+            self._write_trial(trial)
         except OSError as error:
-            self._failure.note(error)
+            self._early_end.note(error)
         self._on_change(self._trials)
 
 
-class FailureStopper(_NotPickled, ray.tune.Stopper):  # type: ignore[misc]  # Ray ships no types
-    """Stops all trials once the search has failed."""
+class EarlyStopper(_NotPickled, ray.tune.Stopper):  # type: ignore[misc]  # Ray ships no types
+    """Stops all trials when the search must end early."""
 
-    def __init__(self, failure: Failure) -> None:
-        self._failure = failure
+    def __init__(self, early_end: EarlyEnd) -> None:
+        self._early_end = early_end
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Return whether this trial shall stop."""
-        return self._failure.error is not None
+        return bool(self._early_end)
 
     def stop_all(self) -> bool:
         """Return whether all trials shall stop."""
-        return self._failure.error is not None
+        return bool(self._early_end)
 
 
 class ResumableAsha(AsyncHyperBandScheduler):  # type: ignore[misc]  # Ray ships no types
     """ASHA (Li et al. 2020) that knows what trials reached before this process began.
 
-    A rung judges a trial once. So a trial that resumes is not judged again where it was before,
-    and new trials are judged by the results of all earlier ones.
+    ASHA compares a trial once at each rung. A trial that resumes skips the rungs it has passed, and
+    new trials are compared with all earlier ones.
     """
 
     def __init__(self, trials: Sequence[Trial], **settings: Any) -> None:
@@ -221,9 +238,12 @@ def run_tune(
     searcher: TrialSearcher,
     scheduler: TrialScheduler,
     logger: TrialLogger,
-    failure: Failure,
+    early_end: EarlyEnd,
 ) -> None:
-    """Run trials until all of them have ended, or the search has failed.
+    """Run trials until all of them have ended, or the search must end early.
+
+    Early, it returns after `STOP_S` at most. A trial that has not ended by then ends with Ray, and
+    resumes from its latest checkpoint.
 
     Args:
         plan: what the trials share.
@@ -232,17 +252,17 @@ def run_tune(
         searcher: gives the trials.
         scheduler: decides which are stopped early.
         logger: records what they reach.
-        failure: why the search ends early, if it does.
+        early_end: whether the search must end early.
 
     Raises:
         OSError: the folder cannot be written.
     """
     for name in (
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS",
-        "TUNE_DISABLE_SIGINT_HANDLER",
         "TUNE_DISABLE_STRICT_METRIC_CHECKING",  # the last result of a failed trial has no score
     ):
         os.environ[name] = "1"
+    os.environ["TUNE_FORCE_TRIAL_CLEANUP_S"] = "10"  # for trials that do not stop, or never began
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the new output ignores verbose=0
     # The table has a line on why a trial failed.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
@@ -265,8 +285,26 @@ def run_tune(
             callbacks=[logger],
             failure_config=ray.tune.FailureConfig(max_failures=MAX_FAILURES),
             checkpoint_config=ray.tune.CheckpointConfig(checkpoint_at_end=False),
-            stop=FailureStopper(failure),
+            stop=EarlyStopper(early_end),
         ),
     )
-    tuner.fit()
-    plan.folder.delete(TUNE_FOLDER)
+    errors: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            tuner.fit()
+        except BaseException as error:  # raised again below
+            errors.append(error)
+
+    # In the main thread, Tune would lose an interrupt that comes while it calls a callback.
+    thread = threading.Thread(target=fit, daemon=True)
+    thread.start()
+    deadline = math.inf
+    while thread.is_alive() and time.monotonic() < deadline:
+        thread.join(LOOK_S)
+        if early_end and deadline == math.inf:
+            deadline = time.monotonic() + STOP_S
+    if errors:
+        raise errors[0]
+    if not thread.is_alive():  # else it still writes there; the next start deletes it
+        plan.folder.delete(TUNE_FOLDER)

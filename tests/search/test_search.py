@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import io
 import json
 import os
 import time
@@ -11,9 +12,11 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
 import raydae.search.search
+from raydae.app import tune
 from raydae.core.errors import UserError
 from raydae.core.storage import Folder
 from raydae.distributed.resources import Workers
@@ -25,7 +28,7 @@ from raydae.search.settings import Settings, check_settings, write_settings
 from raydae.search.space import LEARNING_RATE, NOISE_LEVEL, Space
 from raydae.search.trial_runner import TrialPlan, TrialRunner
 from raydae.search.trials import Trial
-from raydae.search.tune_adapters import Failure
+from raydae.search.tune_adapters import EarlyEnd
 from raydae.training import loop
 from raydae.training.checkpoints import TrainState
 from raydae.training.config import Config
@@ -221,11 +224,17 @@ def test_an_unknown_sampler_is_refused(config: Config) -> None:
 
 
 def test_the_first_error_ends_the_search(tmp_path: Path) -> None:
-    failure = Failure(Folder.of(tmp_path))
-    failure.note(OSError("No space left on device"))
-    failure.note(OSError("and again"))
-    assert "No space left on device" in str(failure.error)
-    assert "same command again" in str(failure.error)
+    asked = 0
+    early_end = EarlyEnd(Folder.of(tmp_path), lambda: asked)
+    assert not early_end
+    asked = 130
+    assert early_end
+    asked = 0
+    early_end.note(OSError("No space left on device"))
+    early_end.note(OSError("and again"))
+    assert early_end
+    assert "No space left on device" in str(early_end.error)
+    assert "same command again" in str(early_end.error)
 
 
 def test_another_search_is_refused(config: Config, sets: ImageSets, tmp_path: Path) -> None:
@@ -262,6 +271,30 @@ def test_without_a_good_trial_the_reason_is_told(
     search.next_trial().message = "the loss became nan"
     with pytest.raises(UserError, match=r"went well \(the loss became nan\)"):
         search.write_best()
+
+
+def test_a_search_in_which_all_diverge_exits_as_training_does(
+    config: Config, sets: ImageSets, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Folder.of(tmp_path)
+    config = config.override({"validation.sigma": "25"})
+    launch = tune.Launch(space=SETTINGS.space, num_samples=2)
+    asked = Settings(space=SETTINGS.space, method="random", early_stopping=True)
+    write_settings(folder, config, asked)
+    open_run(folder, config, kind="search").begin(sets)
+    search = Search(folder, config, sets, asked, 2)
+    for _ in range(2):
+        trial = search.next_trial()
+        trial.status, trial.message = "failed", "the loss became nan at step 3"
+        search.save(trial)
+    assert tune.search(folder, config, launch, Console(file=io.StringIO())) == 1
+    said = capsys.readouterr().err
+    assert "every trial" in said
+    assert "the loss became nan at step 3" in said
+    assert "lower learning rates" in said
+    search.trials[0].heals = True
+    search.save(search.trials[0])
+    assert not search.diverged
 
 
 @pytest.mark.usefixtures("ray_cluster")
