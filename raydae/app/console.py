@@ -1,6 +1,8 @@
 """What commands print on: the console, progress bars, lists and notices."""
 
+import os
 import shutil
+import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,10 +17,26 @@ from rich.text import Text
 def make_console() -> Console:
     """Return the console of standard output: as wide as the terminal; in a file, 120 at least."""
     # No markup: file names may hold brackets, which Rich would read as markup.
-    console = Console(highlight=False, markup=False)
+    console = QuietConsole(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = max(shutil.get_terminal_size((120, 24)).columns, 120)
     return console
+
+
+class QuietConsole(Console):
+    """A console that falls silent when nobody reads it any more, as after `| head -1`."""
+
+    def on_broken_pipe(self) -> None:
+        """Throw away all further output; Rich would exit, and a run would be lost."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2 if self.stderr else 1)
+
+
+def forget_terminal(number: int) -> None:
+    """Throw away what is printed on a terminal from now on, if a signal says that it is closed."""
+    if number == signal.SIGHUP:
+        for descriptor in (1, 2):
+            if os.isatty(descriptor):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 class Counter:

@@ -15,7 +15,7 @@ from raydae.core.errors import UserError
 from raydae.core.storage import Folder
 from raydae.images.image_sets import ImageFile, read_image, subsample
 from raydae.training.checkpoints import Checkpoints
-from raydae.training.run_folder import Run
+from raydae.training.run_folder import MODEL, Run, hash_of
 
 if TYPE_CHECKING:
     from raydae.distributed.resources import Workers
@@ -55,7 +55,7 @@ def _score(run: Run, workers: "Workers", screen: Console) -> tuple[dict[str, Any
     from raydae.models.model_file import load_model
 
     assert run.sets is not None
-    model, images = run.folder.path_of("model.safetensors"), run.sets.test
+    model, images = run.folder.path_of(MODEL), run.sets.test
     # This process can start at once, but its memory must not run out: it holds the run's lock.
     small = all(file.height * file.width <= SMALL_IMAGE for file in images)
     device: Literal["cpu", "cuda"] = "cuda" if workers.gpus else "cpu"
@@ -76,13 +76,15 @@ def _score(run: Run, workers: "Workers", screen: Console) -> tuple[dict[str, Any
             f"model is in {run.folder}: once they are back, run the same command again"
         )
     latest = Checkpoints(run.folder).latest()
-    lost_in_training = latest[0].unreadable if latest else []
+    lost_in_training = latest.state.unreadable if latest else []
     print_some(screen, "unreadable while training", lost_in_training)
     print_some(screen, "not tested", failed)
     _, info = load_model(model, _trust(run))
     remark = overlap.check_overlap(info, images, force=True)
     results = {
         "results": tables.mean_rows("test", scores, remark),
+        "epochs": run.config.optim.epochs,
+        "model_sha256": hash_of(run.folder.read(MODEL)),
         "source": run.sets.source,
         "left_out": list(run.sets.left_out),
         "unreadable": [*lost_in_training, *failed],
@@ -98,7 +100,7 @@ def _draw_samples(run: Run, tested: list[ImageFile]) -> bytes:
     from raydae.models.inference import Denoiser
     from raydae.models.model_file import load_model
 
-    network, info = load_model(run.folder.path_of("model.safetensors"), _trust(run))
+    network, info = load_model(run.folder.path_of(MODEL), _trust(run))
     shown = subsample(tuple(tested), SAMPLE_IMAGES)
     images = [read_image(file.uri) for file in shown]
     sigmas = run.config.evaluation_sigmas
@@ -120,8 +122,25 @@ def show_results(folder: Folder, screen: Console) -> None:
     if "remark" in rows[0]:
         screen.print(f"note: {rows[0]['remark']}", style="yellow")
     screen.print(f"files: {folder}", soft_wrap=True)
-    model = shlex.quote(folder.path_of("model.safetensors"))
+    worse = [f"{row['sigma']:g}" for row in rows if not _helps(row)]
+    if worse:
+        screen.print(
+            f"at sigma {', '.join(worse)} the result is no better than the noisy input; train for "
+            "longer, or lower --lr",
+            style="yellow",
+            soft_wrap=True,
+        )
+    if len(worse) == len(rows):
+        return
+    model = shlex.quote(folder.path_of(MODEL))
     screen.print(
         f"denoise: {invocation('denoise')} --model {model} PHOTO.jpg --out denoised",
         soft_wrap=True,
+    )
+
+
+def _helps(row: dict[str, Any]) -> bool:
+    """Return whether a result is better than its input; it is perfect if its PSNR is infinite."""
+    return row["psnr"] is None or (
+        row["psnr_noisy"] is not None and row["psnr"] > row["psnr_noisy"]
     )

@@ -4,10 +4,11 @@
 
 Finds or downloads BSDS500 (or takes --data), trains on this machine or on the cluster that
 RAY_ADDRESS names, tests, and leaves everything in runs/NAME. The same command with the same --name
-resumes a run.
+resumes a run. A name has letters of any script, digits, spaces and . _ -
 
 Exit codes: 0 when the run has finished, or --max-minutes have stopped it with a checkpoint; 130
-after an interrupt; 2 when something failed; 1 when the loss diverged.
+after Ctrl-C, 143 after SIGTERM, 129 when the terminal was closed; 2 when something failed; 1 when
+the loss diverged.
 """
 
 import math
@@ -23,8 +24,8 @@ from raydae.app.console import make_console
 from raydae.app.displays import TrainingDisplay
 from raydae.app.invocation import command_to_continue
 from raydae.app.parsing import parse_with_config
-from raydae.app.process import BAD_INPUT, INTERRUPTED, print_error, stop_requests
-from raydae.app.run_images import find_run_images
+from raydae.app.process import BAD_INPUT, DIVERGED, exit_code_of, print_error, stop_requests
+from raydae.app.run_images import images_of_run, print_notes
 from raydae.app.run_test import preload, run_test, show_results
 from raydae.core.components import label_of
 from raydae.core.errors import UserError
@@ -32,7 +33,7 @@ from raydae.core.lock import lock
 from raydae.core.storage import Folder
 from raydae.images.image_sets import ImageSets
 from raydae.training.config import Config, check_workers, parse_workers
-from raydae.training.run_folder import Run, open_run
+from raydae.training.run_folder import Run, open_run, read_history
 from raydae.training.run_names import check_name, default_storage, new_name
 from raydae.training.status import Outcome, Status
 from raydae.training.tensorboard import TensorBoardWriter
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from raydae.distributed.resources import Workers
 
 STARTED = time.monotonic()  # --max-minutes counts from here: start-up is part of a lease
-DIVERGED = 1  # an exit code
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class Launch:
     storage: str = default_storage()
     """Folder or URI for runs."""
     restart: bool = False
-    """Delete the run of that name and start again."""
+    """Move the run of that name aside."""
     num_workers: str | None = None
     """4, or elastic 2:8; none: every GPU, or 1 on the CPU."""
     use_gpu: Literal["auto", "yes", "no"] = "auto"
@@ -108,7 +108,7 @@ def start_or_resume(
     folder = Folder.of(launch.storage) / name
     with lock(folder):
         run = open_run(folder, config, launch.restart)
-        if run.trained and "results.json" in folder.files():
+        if run.results is not None:
             screen.print(f"{name} is finished; --restart would train it again")
             show_results(folder, screen)
             return 0
@@ -142,22 +142,27 @@ def train_and_test(run: Run, launch: Launch, command: str, screen: Console) -> i
     Returns:
         The exit code.
     """
-    sets = run.sets or find_run_images(run.config, "train", screen)
+    print_notes(run, screen)
+    run, sets = images_of_run(run, "train", screen)
 
     from raydae.distributed import logs  # with Ray, which takes a second: bad input comes first
 
     workers = start_workers(run, sets, launch, screen)
-    if run.sets is None:  # only once nothing can be refused: it deletes what --restart replaces
+    if run.sets is None:  # only once nothing can be refused: it moves what --restart replaces
         run = run.begin(sets)
+        print_notes(run, screen)
     try:
-        outcome = train(run, workers, launch, screen)
+        outcome, stop_code = train(run, workers, launch, screen)
         if outcome.status != "finished":
-            return report(outcome, command, screen)
+            return report(outcome, stop_code, command, screen)
         run_test(run, workers, screen)
         return 0
     except UserError as error:
         print_error(error)
         return BAD_INPUT
+    except KeyboardInterrupt as interrupt:  # in the test; training has its own way to stop
+        screen.print(f"interrupted; to resume: {command}", soft_wrap=True)
+        return exit_code_of(interrupt)
     finally:
         logs.keep(run.folder)  # after the error, so that the log has it
 
@@ -177,10 +182,11 @@ def start_workers(run: Run, sets: ImageSets, launch: Launch, screen: Console) ->
     workers, word = resources.choose_workers(asked, launch.use_gpu, run.config)
     waiting.wait_for_workers(workers, screen.print)
     shared_storage.check_shared(run.folder, sets)
+    warn_of_threads(workers.max_workers * workers.threads, run.config, screen)
     if word:
         screen.print(word)
     noise = run.config.noise
-    level = f"sigma {noise.level}" if noise.sigma_range else noise.kind
+    level = f"sigma {noise.description}" if noise.sigma_range else noise.kind
     screen.print(
         f"{run.folder.name}: {run.config.model.name} on {len(sets.train)} images of {sets.source}, "
         f"{level}, {workers}",
@@ -189,11 +195,23 @@ def start_workers(run: Run, sets: ImageSets, launch: Launch, screen: Console) ->
     return workers
 
 
-def train(run: Run, workers: "Workers", launch: Launch, screen: Console) -> Outcome:
+def warn_of_threads(threads: int, config: Config, screen: Console) -> None:
+    """Print that the CPU threads of all workers are more than the cores of this machine."""
+    from raydae.distributed import resources
+
+    if not resources.in_cluster() and threads > (cores := resources.cores()):
+        flag = "--num-workers" if config.threads is None else "--threads"
+        screen.print(
+            f"{threads} threads on {resources.plural(cores, 'core')} are slow; lower {flag}",
+            style="yellow",
+        )
+
+
+def train(run: Run, workers: "Workers", launch: Launch, screen: Console) -> tuple[Outcome, int]:
     """Train a run from where it is, and show how far it is.
 
     Returns:
-        How the run ended; if --max-minutes stopped it, the message says so.
+        How the run ended; and if it was stopped, the exit code: 0 after --max-minutes.
     """
     from raydae.distributed import trainer
 
@@ -207,7 +225,8 @@ def train(run: Run, workers: "Workers", launch: Launch, screen: Console) -> Outc
         TensorBoardWriter(run.folder) as events,
         TrainingDisplay(screen, run.schedule, run.state.history) as display,
     ):
-        events.write(run.state.history)
+        # After a fall-back to an older checkpoint, the file has more epochs.
+        events.write(max(run.state.history, read_history(run.folder), key=len))
 
         def on_status(status: Status) -> None:
             if preloading.ident is None:
@@ -219,22 +238,22 @@ def train(run: Run, workers: "Workers", launch: Launch, screen: Console) -> Outc
             run,
             workers,
             on_status,
-            lambda: stop_requested() or time.monotonic() > deadline,
+            lambda: stop_requested() > 0 or time.monotonic() > deadline,
             launch.checkpoint_minutes,
             screen.print,
             until_gone=False,  # the test can begin
         )
         if outcome.status == "stopped" and not stop_requested():
             minutes = f"{launch.max_minutes:g} minute{'' if launch.max_minutes == 1 else 's'}"
-            return replace(outcome, message=f"stopped after {minutes}")
-        return outcome
+            outcome = replace(outcome, message=f"stopped after {minutes}")
+        return outcome, stop_requested()
 
 
-def report(outcome: Outcome, command: str, screen: Console) -> int:
+def report(outcome: Outcome, stop_code: int, command: str, screen: Console) -> int:
     """Print why a run has not finished, and the command that continues it; return the exit code."""
     if outcome.status == "stopped":
         screen.print(f"{outcome.message or 'stopped'}; to resume: {command}", soft_wrap=True)
-        return 0 if outcome.message else INTERRUPTED
+        return stop_code
     print_error("; ".join(filter(None, [outcome.message, outcome.advice])))
     if outcome.status == "diverged":
         return DIVERGED

@@ -1,21 +1,36 @@
 """Start Ray on this machine or connect to a cluster, and end it."""
 
+import math
 import os
+import resource
 import secrets
+import signal
 import sys
+import tempfile
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import grpc
 import psutil
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import AuthenticationError, RayError
 
 from raydae.core.errors import UserError, first_line
 from raydae.distributed.internals import bare_node
 from raydae.distributed.resources import DATA_CPUS, cores, in_cluster
 
+CONNECT_S = 60  # that connecting to a cluster may take
+DEFERRED = (signal.SIGTERM, signal.SIGHUP)
+ANSWER_S = 20  # a cluster that does not answer for this long is not there
 HANG_S = 300  # a worker that hangs for this long counts as dead
+MIN_FILES = 1024  # that Ray's processes may open
+LIBRARIES = (
+    *("grpc", "matplotlib", "numpy", "PIL", "psutil", "pyarrow", "pywt", "ray", "rich"),
+    *("safetensors", "scipy", "skimage", "tensorboard", "torch", "tyro", "yaml"),
+)
+"""What raydae imports, by the names of the modules."""
 # For the processes that Ray starts: memory that a step frees is kept for the next step. With
 # glibc's defaults a step takes thousands of page faults, and training takes 6 to 10 % longer.
 MALLOC = {
@@ -60,15 +75,9 @@ def start_ray(
     if ray.is_initialized():  # by an earlier call from Python
         return
     set_environment()
-    quiet: dict[str, Any] = {} if verbose else {"log_to_driver": False, "logging_level": "ERROR"}
+    _check_machine()
     if in_cluster():
-        try:
-            ray.init(**quiet)
-        except (ConnectionError, RuntimeError, ValueError, RayError) as error:
-            raise UserError(
-                f"no Ray cluster answers at RAY_ADDRESS={os.environ['RAY_ADDRESS']} "
-                f"({first_line(error)}); start it, or unset RAY_ADDRESS"
-            ) from None
+        _connect(os.environ["RAY_ADDRESS"], verbose)
         return
     # Ray Data uses the CPUs that Ray Train leaves, and waits for ever if none is left. These CPUs
     # are logical: making the samples of one CPU worker takes a few percent of a core.
@@ -79,19 +88,149 @@ def start_ray(
         os.environ.setdefault(name, value)
     # Ray counts the GPU of a Mac, but training does not support it.
     gpus = {"num_gpus": 0} if sys.platform == "darwin" else {}
+    # Ray's processes inherit this: when the terminal is closed, they live until a checkpoint.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
     try:
-        with bare_node(verbose):
-            ray.init(
+        with bare_node(verbose, _defer_signals):
+            _init(
+                verbose,
                 address="local",
                 num_cpus=training + DATA_CPUS,
                 include_dashboard=False,
                 **gpus,
-                **quiet,
             )
     except Exception as error:  # Ray raises no class of its own if it does not start in time
+        advice = (
+            "set TMPDIR to a shorter path"
+            if "path length" in str(error)
+            else "try again when this machine is less busy"
+        )
+        raise UserError(f"Ray did not start ({first_line(error)}); {advice}") from error
+
+
+def _connect(address: str, verbose: bool) -> None:
+    """Connect to a cluster.
+
+    Raises:
+        UserError: it does not answer within `ANSWER_S`, or refuses the token.
+    """
+    scheme, mark, _ = address.partition("://")
+    if mark:
+        advice = (
+            "run the job on the cluster: ray job submit --address http://HEAD:8265 -- python "
+            "jobs/train.py"
+            if scheme == "ray"
+            else "give HOST:PORT of the cluster, or auto, or unset it; ray job submit takes such "
+            "an address as --address"
+        )
+        raise UserError(f"RAY_ADDRESS={address} cannot be used for training; {advice}")
+    host, _, port = address.rpartition(":")
+    # Ray itself would try for ten minutes, with messages of its own.
+    if host and port.isdecimal() and os.environ.get("RAY_USE_TLS", "0") == "0":
+        with grpc.insecure_channel(address, [("grpc.enable_http_proxy", 0)]) as channel:
+            try:
+                grpc.channel_ready_future(channel).result(timeout=ANSWER_S)
+            except grpc.FutureTimeoutError:
+                raise UserError(_no_answer(f"within {ANSWER_S} s")) from None
+    try:
+        _defer_signals()
+        _init(verbose, CONNECT_S)
+    except AuthenticationError:
         raise UserError(
-            f"Ray did not start ({first_line(error)}); try again when this machine is less busy"
-        ) from error
+            f"the Ray cluster at RAY_ADDRESS={address} refuses the token; set RAY_AUTH_TOKEN to "
+            "the cluster's token, or write it to ~/.ray/auth_token"
+        ) from None
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        raise UserError(_no_answer(f"({first_line(error)})")) from None
+
+
+def _no_answer(detail: str) -> str:
+    address = os.environ["RAY_ADDRESS"]
+    return (
+        f"no Ray cluster answers at RAY_ADDRESS={address} {detail}; start it, or unset RAY_ADDRESS"
+    )
+
+
+def _init(verbose: bool, limit_s: float = math.inf, **settings: Any) -> None:
+    """Call `ray.init`, and keep this process's handlers of signals.
+
+    Ray installs two handlers of SIGTERM: one that raises SystemExit, and one in its core that
+    prints stacks and aborts. Signals are blocked before the second is installed, and unblocked once
+    this process's own handlers are back. A thread that was there before may still take the signal
+    and print stacks, so what is printed meanwhile is thrown away.
+
+    Args:
+        verbose: print it.
+        limit_s: end the process, in one line, if this takes longer.
+        settings: of `ray.init`.
+
+    Raises:
+        KeyboardInterrupt: SIGTERM came before the second handler.
+        AuthenticationError: the cluster refuses the token; Ray only prints this.
+    """
+    quiet: dict[str, Any] = {} if verbose else {"log_to_driver": False, "logging_level": "ERROR"}
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    errors = os.dup(2)
+
+    def give_up() -> None:
+        os.dup2(errors, 2)
+        print(f"error: {_no_answer(f'within {limit_s:.0f} s')}", file=sys.stderr, flush=True)
+        os._exit(2)
+
+    timer = threading.Timer(limit_s, give_up) if limit_s < math.inf else None
+    with tempfile.TemporaryFile() as printed:
+        if not verbose:
+            os.dup2(printed.fileno(), 2)
+        try:
+            if timer is not None:
+                timer.start()
+            ray.init(**quiet, **settings)
+        except SystemExit:
+            raise KeyboardInterrupt(signal.SIGTERM) from None
+        except ConnectionError:
+            printed.seek(0)
+            if b"Unauthenticated" in printed.read():
+                raise AuthenticationError("the token is refused") from None
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+            os.dup2(errors, 2)
+            os.close(errors)
+            if in_main_thread:  # only it can set handlers
+                for number, handler in handlers.items():
+                    signal.signal(number, handler)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, DEFERRED)
+
+
+def _defer_signals() -> None:
+    """Block `DEFERRED` in this thread; processes that it starts from now on block them too."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, DEFERRED)
+
+
+def _check_machine() -> None:
+    """Refuse what would keep Ray's processes from starting, with a word on what to do.
+
+    Raises:
+        UserError: a file in the working directory hides a library, or too few files may be open.
+    """
+    # Ray puts the working directory first on the path of its processes.
+    hidden = {"raydae", *LIBRARIES, *sys.stdlib_module_names}
+    for path in sorted(Path.cwd().glob("*.py")):
+        if path.stem in hidden:
+            raise UserError(
+                f"{path} hides the library {path.stem} from the workers; rename it, or run the "
+                "command elsewhere"
+            )
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < MIN_FILES <= hard or (soft < MIN_FILES and hard == resource.RLIM_INFINITY):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (MIN_FILES, hard))
+    elif soft < MIN_FILES:
+        raise UserError(
+            f"this process may open {hard} files, and Ray needs {MIN_FILES}; raise the limit with "
+            f"ulimit -n {MIN_FILES}"
+        )
 
 
 def leave() -> None:
@@ -100,7 +239,7 @@ def leave() -> None:
     `ray.shutdown` is not used: after it, Ray ends the process with an exit code of its own if
     another thread drops an ObjectRef. A cluster is left by the exit of this process.
     """
-    if ray.is_initialized() and not in_cluster():
+    if not in_cluster():  # Ray may still be starting
         for started in psutil.Process().children(recursive=True):
             with suppress(psutil.NoSuchProcess):
                 started.kill()

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ray.data import ExecutionOptions, ExecutionResources
 
 from raydae.core.storage import Folder
-from raydae.training.checkpoints import Checkpoints, TrainState
+from raydae.training.checkpoints import Checkpoints
 from raydae.training.samples import Samples
 from raydae.training.schedule import Schedule
 
@@ -57,18 +57,20 @@ def stream_shards(
 
     Raises:
         OSError: the storage or the training images cannot be read.
+        UserError: no checkpoint of the run is intact.
     """
-    progress, _ = Checkpoints(run).latest() or (TrainState(), {})
+    found = Checkpoints(run).latest()
+    first_step = 0 if found is None else found.state.step
     rows = schedule.shard_rows(workers)
     steps_per_block = _steps_per_block(_fetch(samples), rows)
 
     def make_block(number: int) -> Columns:
-        first = progress.step + number * steps_per_block
+        first = first_step + number * steps_per_block
         steps = range(first, min(first + steps_per_block, schedule.steps))
         return _fetch(samples).block([schedule.shard(step, rank, workers) for step in steps], rows)
 
     def segments() -> Iterator[ray.data.Dataset]:
-        blocks = -(-(schedule.steps - progress.step) // steps_per_block)
+        blocks = -(-(schedule.steps - first_step) // steps_per_block)
         for first in range(0, blocks, SEGMENT_BLOCKS):
             numbers = range(first, min(first + SEGMENT_BLOCKS, blocks))
             yield _dataset(numbers, make_block, _limits(workers, train_cpus))

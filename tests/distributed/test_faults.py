@@ -69,7 +69,7 @@ def test_on_one_machine_only_ray_can_be_reached_and_only_with_the_token(
     tmp_path: Path, photographs: Path
 ) -> None:
     words = ["--storage", tmp_path, "--name", "run", "--data", photographs, *SETTINGS]
-    words += ["--num-workers", "2", "--threads", "1", "--checkpoint-minutes", "0"]
+    words += ["--num-workers", "2", "--threads", "1", "--checkpoint-minutes", "0.005"]
     process = job("train", *words)
     try:
         wait_for(in_mid_epoch(tmp_path / "run"), "a checkpoint")
@@ -94,7 +94,7 @@ def test_a_run_in_s3_whose_controller_was_killed_and_its_notes_torn(
 ) -> None:
     folder = Folder.of(s3("runs/run"))
     words = ["--storage", s3("runs"), "--name", "run", "--data", photographs, *SETTINGS]
-    words += ["--num-workers", "1", "--threads", "1", "--checkpoint-minutes", "0"]
+    words += ["--num-workers", "1", "--threads", "1", "--checkpoint-minutes", "0.005"]
     process = job("train", *words)
     wait_for(lambda: len((folder / "checkpoints").folders()) > 1, "checkpoints")
     for controller in processes_of(process.pid, "TrainController"):
@@ -129,7 +129,7 @@ def test_a_full_disk_that_is_freed(undisturbed: Path, tmp_path: Path, photograph
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", disk], check=True)
     try:
         words = ["--storage", disk, "--name", "run", "--data", photographs, *SETTINGS]
-        words += ["--num-workers", "1", "--threads", "1", "--checkpoint-minutes", "0"]
+        words += ["--num-workers", "1", "--threads", "1", "--checkpoint-minutes", "0.005"]
         process = job("train", *words)
         wait_for(in_mid_epoch(disk / "run"), "a checkpoint")
         with (disk / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
@@ -216,7 +216,7 @@ def test_the_head_lost_and_the_same_command_on_another_cluster(
     undisturbed: Path, tmp_path: Path, photographs: Path
 ) -> None:
     words = ["--storage", tmp_path, "--name", "run", "--data", photographs, *SETTINGS]
-    words += ["--num-workers", "1", "--threads", "1", "--checkpoint-minutes", "0"]
+    words += ["--num-workers", "1", "--threads", "1", "--checkpoint-minutes", "0.005"]
     with cluster_of_nodes() as cluster:
         cluster.add_node(num_cpus=2)
         process = job("train", *words, RAY_ADDRESS=cluster.address)
@@ -253,7 +253,7 @@ VICTIMS = {
 @pytest.mark.timeout(5400)
 def test_a_hundred_kills_change_nothing(tmp_path: Path, photographs: Path) -> None:
     words = ["--storage", tmp_path, "--data", photographs, *SETTINGS, "--num-workers", "1"]
-    words += ["--threads", "1", "--data.patches-per-image", "3000", "--checkpoint-minutes", "0"]
+    words += ["--threads", "1", "--data.patches-per-image", "3000", "--checkpoint-minutes", "0.005"]
     run, rng = tmp_path / "killed", random.Random(SEED)
     killed = dict.fromkeys([*VICTIMS, "driver", "everything", "while writing"], 0)
     process = job("train", *words, "--name", "killed")

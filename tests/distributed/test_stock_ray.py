@@ -12,11 +12,11 @@ STOCK = {"RAYDAE_STOCK_RAY": "1"}
 
 def test_training_is_interrupted_and_resumed(pictures: Path, tmp_path: Path) -> None:
     words = ["--storage", tmp_path, "--name", "run", "--data", pictures, *SETTINGS]
-    words += ["--num-workers", "1", "--checkpoint-minutes", "0", "--epochs", "2"]
+    words += ["--num-workers", "1", "--checkpoint-minutes", "0.005", "--epochs", "2"]
     process = job("train", *words, **STOCK)
     wait_for(in_mid_epoch(tmp_path / "run"), "a checkpoint")
     process.terminate()
-    finish(process, 130)
+    finish(process, 143)
     output = finish(job("train", *words, **STOCK))
     assert "resumes after step" in output
     assert "does not fit" not in output

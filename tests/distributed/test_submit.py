@@ -186,6 +186,27 @@ def test_the_exit_code_is_the_job_s(service: Service, tmp_path: Path) -> None:
     assert service.ask("/api/jobs/bad")["driver_exit_code"] == 2
 
 
+def test_a_token_that_is_refused_is_told(service: Service, tmp_path: Path) -> None:
+    address = (service.temp / "ray_current_cluster").read_text().strip()
+    environment = {**service.env, "RAY_ADDRESS": address, "RAY_AUTH_TOKEN": "a" * 64}
+    draw_folder(tmp_path / "images", 10, 80, 96)
+    words = ["--data", str(tmp_path / "images"), "--storage", str(tmp_path / "runs")]
+    done = subprocess.run(
+        ["python", "jobs/train.py", *words],
+        check=False,
+        cwd=service.clone,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"error: the Ray cluster at RAY_ADDRESS={address} refuses the token; set RAY_AUTH_TOKEN "
+        "to the cluster's token, or write it to ~/.ray/auth_token\n"
+    )
+
+
 def test_nobody_gets_in_without_the_token(service: Service) -> None:
     for path in ("/api/jobs/", "/api/version", "/api/cluster_status"):
         with pytest.raises(HTTPError, match="401"):

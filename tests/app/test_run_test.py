@@ -1,0 +1,31 @@
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from raydae.app.run_test import show_results
+from raydae.core.storage import Folder
+
+
+@pytest.mark.parametrize(
+    ("psnr", "useful"), [([-18.29], False), ([20.2], False), ([19.0, 25.1], True), ([None], True)]
+)
+def test_a_model_that_makes_images_worse_is_not_recommended(
+    psnr: list[float | None], useful: bool, tmp_path: Path
+) -> None:
+    rows = [
+        {
+            **{"set": "test", "method": "dae", "sigma": 25.0, "images": 1, "psnr_noisy": 20.2},
+            **{"psnr": value, "ssim_noisy": 0.5, "ssim": 0.5, "seconds": 0.1},
+        }
+        for value in psnr
+    ]
+    (tmp_path / "results.json").write_text(json.dumps({"results": rows}))
+    text = io.StringIO()
+    show_results(Folder.of(tmp_path), Console(file=text, width=120))
+    assert ("denoise: " in text.getvalue()) == useful
+    assert ("no better than the noisy input" in text.getvalue()) == any(
+        value is not None and value <= 20.2 for value in psnr
+    )
