@@ -182,9 +182,9 @@ def start_workers(run: Run, sets: ImageSets, launch: Launch, screen: Console) ->
     workers, word = resources.choose_workers(asked, launch.use_gpu, run.config)
     waiting.wait_for_workers(workers, screen.print)
     shared_storage.check_shared(run.folder, sets)
-    warn_of_threads(workers.max_workers * workers.threads, run.config, screen)
-    if word:
-        screen.print(word)
+    for line in (word, resources.describe_crowding(workers, 1, run.config)):
+        if line:
+            screen.print(line, style="yellow")
     noise = run.config.noise
     level = f"sigma {noise.description}" if noise.sigma_range else noise.kind
     screen.print(
@@ -193,18 +193,6 @@ def start_workers(run: Run, sets: ImageSets, launch: Launch, screen: Console) ->
         soft_wrap=True,
     )
     return workers
-
-
-def warn_of_threads(threads: int, config: Config, screen: Console) -> None:
-    """Print that the CPU threads of all workers are more than the cores of this machine."""
-    from raydae.distributed import resources
-
-    if not resources.in_cluster() and threads > (cores := resources.cores()):
-        flag = "--num-workers" if config.threads is None else "--threads"
-        screen.print(
-            f"{threads} threads on {resources.plural(cores, 'core')} are slow; lower {flag}",
-            style="yellow",
-        )
 
 
 def train(run: Run, workers: "Workers", launch: Launch, screen: Console) -> tuple[Outcome, int]:

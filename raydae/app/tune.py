@@ -23,7 +23,6 @@ from raydae.app.parsing import parse_with_config
 from raydae.app.process import DIVERGED, exit_code_of, print_error, stop_requests
 from raydae.app.run_images import images_of_run, print_notes
 from raydae.app.tables import trial_table
-from raydae.app.train import warn_of_threads
 from raydae.core.errors import UserError
 from raydae.core.lock import lock
 from raydae.core.storage import Folder
@@ -202,7 +201,8 @@ def run_trials(
     )
     if run.sets is None:  # only once nothing can be refused: it moves what --restart replaces
         print_notes(run.begin(sets, lambda: write_settings(found.folder, config, settings)), screen)
-    warn_of_threads(concurrent * each.max_workers * each.threads, config, screen)
+    if line := resources.describe_crowding(each, concurrent, config):
+        screen.print(line, style="yellow")
     screen.print(
         f"{found.folder.name}: {config.model.name} on {len(sets.train)} images of {sets.source}, "
         f"validated at sigma {config.validation.sigma}; {concurrent} at once, {each} each",

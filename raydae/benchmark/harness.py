@@ -37,7 +37,7 @@ Device = Literal["cpu", "cuda"]
 SECONDS, ROUNDS = 6.0, 2  # of steady state for one measurement, and measurements of each side
 QUICK_SECONDS, QUICK_ROUNDS = 3.0, 1
 TRAIN_IMAGES = 16
-STOPPED = 130  # the exit code of a job that was asked to stop
+STOPPED = 128 + signal.SIGTERM  # the exit code of a job that was asked to stop
 TRAIN = [sys.executable, "-m", "raydae", "train"]
 
 

@@ -72,6 +72,21 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def describe_crowding(workers: Workers, trials: int, config: Config) -> str:
+    """Return a line if the CPU threads of all workers are more than this machine's cores.
+
+    Args:
+        workers: of a run, or of each trial.
+        trials: how many run at once.
+        config: says whether the user chose the number of threads.
+    """
+    threads, number = trials * workers.max_workers * workers.threads, cores()
+    if in_cluster() or threads <= number:
+        return ""
+    flag = "--num-workers" if config.threads is None else "--threads"
+    return f"{threads} threads on {plural(number, 'core')} are slow; lower {flag}"
+
+
 def choose_workers(
     asked: tuple[int, int] | None, use_gpu: str, config: Config
 ) -> tuple[Workers, str]:

@@ -145,7 +145,8 @@ def test_a_run_leaves_what_it_promises(one_worker: Path) -> None:
     assert (row["set"], row["sigma"], row["images"]) == ("test", 25.0, 1)
     assert row["psnr_noisy"] == pytest.approx(20.17, abs=0.2)
     assert f"{row['psnr']:.2f}" in output
-    assert f"jobs/denoise.py --model {one_worker}/model.safetensors" in output
+    assert f"files: {one_worker}" in output
+    assert "at sigma 25 the result is no better than the noisy input" in output
     with Image.open(one_worker / "samples.png") as samples:
         assert min(samples.size) > 200
     assert "\x1b" not in output

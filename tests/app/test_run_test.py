@@ -25,7 +25,7 @@ def test_a_model_that_makes_images_worse_is_not_recommended(
     (tmp_path / "results.json").write_text(json.dumps({"results": rows}))
     text = io.StringIO()
     show_results(Folder.of(tmp_path), Console(file=text, width=120))
-    assert ("denoise: " in text.getvalue()) == useful
+    assert (f"--model {tmp_path}/model.safetensors PHOTO.jpg" in text.getvalue()) == useful
     assert ("no better than the noisy input" in text.getvalue()) == any(
         value is not None and value <= 20.2 for value in psnr
     )

@@ -53,6 +53,16 @@ def test_elastic_workers_may_outgrow_a_cluster_that_keeps_a_cpu_for_the_samples(
         choose_workers((1, 4), "auto", config)
 
 
+def test_more_threads_than_cores_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resources, "in_cluster", lambda: False)
+    monkeypatch.setattr(resources, "cores", lambda: 2)
+    assert not resources.describe_crowding(Workers(1, 1, 0, 2), 1, Config())
+    crowded = resources.describe_crowding(Workers(2, 2, 0, 1), 2, Config())
+    assert crowded == "4 threads on 2 cores are slow; lower --num-workers"
+    asked = Config().override({"threads": 64})
+    assert "lower --threads" in resources.describe_crowding(Workers(1, 1, 0, 64), 1, asked)
+
+
 def test_workers_are_described_in_a_few_words() -> None:
     assert str(Workers(1, 1, 0, 2)) == "1 CPU worker of 2 threads"
     assert str(Workers(2, 8, 0, 1)) == "2 to 8 CPU workers of 1 thread"

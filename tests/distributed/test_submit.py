@@ -151,7 +151,7 @@ def test_a_job_ships_the_project_and_no_more(
     assert "1 CPU worker of 1 thread" in output
     assert (tmp_path / "run" / "samples.png").exists()
     (log,) = tmp_path.glob("run/logs/*/job-driver-shipped.log")  # logs outlive the cluster
-    assert "denoise: python" in log.read_text()
+    assert f"files: {tmp_path}/run" in log.read_text()
     (shipped,) = service.temp.glob("session_2*/runtime_resources/working_dir_files/_ray_pkg_*/")
     names = {path.name for path in shipped.iterdir()}
     assert {"raydae", "jobs", "pyproject.toml"} <= names
@@ -189,6 +189,7 @@ def test_the_exit_code_is_the_job_s(service: Service, tmp_path: Path) -> None:
 def test_a_token_that_is_refused_is_told(service: Service, tmp_path: Path) -> None:
     address = (service.temp / "ray_current_cluster").read_text().strip()
     environment = {**service.env, "RAY_ADDRESS": address, "RAY_AUTH_TOKEN": "a" * 64}
+    environment["PYTHONPATH"] = str(service.clone)
     draw_folder(tmp_path / "images", 10, 80, 96)
     words = ["--data", str(tmp_path / "images"), "--storage", str(tmp_path / "runs")]
     done = subprocess.run(
