@@ -82,7 +82,7 @@ class Checkpoints:
         info = {
             "format": FORMAT,
             "sha256": hashes,
-            "state_sha256": _hash_of(values),
+            "state_sha256": hash_of_values(values),
             "state": values,
         }
         # On an object store, which cannot rename a folder, `checkpoint.json` makes it whole.
@@ -184,7 +184,7 @@ class Checkpoints:
             hashes, version = info["sha256"], info["format"]
             if version != FORMAT:
                 raise UserError(f"{folder} was written by another version of raydae")
-            if info["state_sha256"] != _hash_of(info["state"]):
+            if info["state_sha256"] != hash_of_values(info["state"]):
                 return f"{file} is damaged"
             state = TrainState(**info["state"])
             files = {}
@@ -208,8 +208,9 @@ class Checkpoints:
             self.folder.delete(name)
 
 
-def _hash_of(state: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+def hash_of_values(values: dict[str, Any]) -> str:
+    """Return SHA-256 of values that JSON can hold, in hexadecimal."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _step_of(name: str) -> int:

@@ -19,7 +19,7 @@ from raydae.core.errors import UserError, first_line
 from raydae.core.lock import move_aside, unusable
 from raydae.core.storage import Folder
 from raydae.images.image_sets import ImageSets
-from raydae.training.checkpoints import Checkpoints, TrainState
+from raydae.training.checkpoints import Checkpoints, TrainState, hash_of_values
 from raydae.training.config import Config, differences
 from raydae.training.schedule import Schedule
 
@@ -199,7 +199,7 @@ def _read_results(folder: Folder, config: Config) -> tuple[dict[str, Any] | None
 def pack_images(sets: ImageSets) -> bytes:
     """Return the content of `images.json`, which begins with the hash of the rest."""
     values = sets.to_dict()
-    return _json({"sha256": _hash_of_values(values), **values})
+    return _json({"sha256": hash_of_values(values), **values})
 
 
 def unpack_images(data: bytes) -> ImageSets:
@@ -211,7 +211,7 @@ def unpack_images(data: bytes) -> ImageSets:
     values = json.loads(data)
     if "sha256" not in values:
         raise ValueError("images.json was written by another version of raydae")
-    if values.pop("sha256") != _hash_of_values(values):
+    if values.pop("sha256") != hash_of_values(values):
         raise ValueError("images.json is damaged")
     return ImageSets.from_dict(values)
 
@@ -245,10 +245,6 @@ def _notes_on(skipped: tuple[str, ...], step: int, lost: int) -> tuple[str, ...]
     again = f"; {lost} steps after it are done again" if lost else ""
     lines = [f"damaged checkpoint {line}" for line in skipped]
     return (*lines, f"the newest intact checkpoint is of step {step}{again}") if lines else ()
-
-
-def _hash_of_values(values: dict[str, Any]) -> str:
-    return hash_of(json.dumps(values, sort_keys=True).encode())
 
 
 def _json(values: dict[str, Any]) -> bytes:
