@@ -115,7 +115,9 @@ def evaluate(
     *,
     data_options: Mapping[str, Any] | None = None,
     protocol: Literal["bsds500", "cbsd68"] | None = None,
-    sigma: Sequence[float] = (15, 25, 50),
+    sigma: Sequence[float] | None = None,
+    noise: str | None = None,
+    noise_options: Mapping[str, Any] | None = None,
     metrics: Sequence[str] = ("psnr", "ssim"),
     ensemble: bool = False,
     compare: bool = False,
@@ -134,7 +136,9 @@ def evaluate(
         data: folder or URI of images, or MODULE:NAME of a data source; none: BSDS500.
         data_options: options of the data source.
         protocol: whose test images of BSDS500; none: as the model was trained.
-        sigma: noise levels, 0-255 scale.
+        sigma: levels of white Gaussian noise, 0-255 scale; none: 15, 25 and 50.
+        noise: another noise kind, such as `camera`, or MODULE:NAME.
+        noise_options: options of that kind.
         metrics: names or import paths.
         ensemble: average over the eight flips and rotations.
         compare: also measure denoisers that need no training.
@@ -143,7 +147,7 @@ def evaluate(
         quiet: print nothing.
 
     Returns:
-        One row for each noise level and method: the means over the images.
+        One row for each noise and method: the means over the images.
 
     Raises:
         UserError: the arguments are wrong, or the model was trained on these images.
@@ -155,6 +159,8 @@ def evaluate(
         "data_options": data_options or {},
         "protocol": protocol,
         "sigma": sigma,
+        "noise": noise,
+        "noise_options": noise_options or {},
         "metrics": metrics,
         "ensemble": ensemble,
         "compare": compare,

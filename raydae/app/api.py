@@ -63,10 +63,12 @@ def train(
 
 def evaluate(model: str | Path, quiet: bool, settings: dict[str, Any]) -> list[dict[str, Any]]:
     """Measure a model; see `raydae.evaluate`."""
-    settings["sigma"] = tuple(f"{sigma:g}" for sigma in settings["sigma"])
-    settings["data_options"] = tuple(
-        f"{name}={json.dumps(value)}" for name, value in settings["data_options"].items()
-    )
+    if settings["sigma"] is not None:
+        settings["sigma"] = tuple(f"{sigma:g}" for sigma in settings["sigma"])
+    for key in ("data_options", "noise_options"):
+        settings[key] = tuple(
+            f"{name}={json.dumps(value)}" for name, value in settings[key].items()
+        )
     for key in ("metrics", "trust"):
         settings[key] = tuple(settings[key])
     return measure(Arguments(model=str(model), **settings), _screen(quiet)).rows

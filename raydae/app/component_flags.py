@@ -46,7 +46,7 @@ def config_class(config: Config) -> type[Any]:
     for setting, (options, table) in COMPONENTS.items():
         group, _, name = options.partition(".")
         chosen = getattr(getattr(config, group), setting.rpartition(".")[2])
-        absent = setting == "data.path" and (chosen is None or not is_source(chosen))
+        absent = chosen is None or (setting == "data.path" and not is_source(chosen))
         cls = NoOptions if absent else table.options_class(chosen)
         groups.setdefault(group, {})[name] = cls
     hints = get_type_hints(Config)

@@ -140,7 +140,7 @@ def _demonstrate(
     # With scikit-image and matplotlib, whose memory is otherwise saved.
     from raydae.core.pixels import to_uint8
     from raydae.evaluation.panel import panel, released_denoiser
-    from raydae.noise.evaluation import evaluation_noise
+    from raydae.noise.evaluation import EvaluationNoise, evaluation_noise
 
     def denoise_noisy(image: NDArray[Any]) -> NDArray[Any]:
         if image.dtype == np.uint8:
@@ -153,5 +153,5 @@ def _demonstrate(
     denoisers = [("released" if model == "released" else "this model", denoise)]
     if model != "released":
         denoisers.append(released_denoiser())
-    picture = panel([read_rgb(source)], sigma, denoisers, title)
+    picture = panel([read_rgb(source)], EvaluationNoise.white(sigma), denoisers, title)
     Folder.of(target.parent).write(f"{target.name}.panel.png", picture)

@@ -21,11 +21,17 @@ from raydae.core.errors import UserError
 from raydae.images.config import SOURCES, is_source
 from raydae.images.sources import evaluation_images, scan
 from raydae.metrics import METRICS
+from raydae.noise.config import NOISES
+from raydae.noise.evaluation import EvaluationNoise
 from raydae.noise.levels import parse_level
+from raydae.noise.user_noise import try_noise
 from raydae.training.run_names import find_model
 
 if TYPE_CHECKING:
     from raydae.evaluation.scoring import Score
+
+DEFAULT_LEVELS = ("15", "25", "50")
+NOISE_TRIAL_SIZE = 64  # pixels, of the patch that a user's noise is tried out on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +46,12 @@ class Arguments:
     """NAME=VALUE, of a data source."""
     protocol: Literal["bsds500", "cbsd68"] | None = None
     """Whose test images; none: as the model was trained."""
-    sigma: tuple[str, ...] = ("15", "25", "50")
-    """Noise levels on the 0-255 scale."""
+    sigma: tuple[str, ...] | None = None
+    """Levels of white noise, 0-255; none: 15 25 50."""
+    noise: str | None = None
+    """Noise kind (docs/noise.md), or MODULE:NAME."""
+    noise_options: tuple[str, ...] = ()
+    """NAME=VALUE, of the noise kind."""
     out: str | None = None
     """File or URI for the results, .json or .csv."""
     ensemble: bool = False
@@ -113,9 +123,7 @@ def measure(args: Arguments, screen: Console) -> Measured:
         UserError: a level, metric, model or image set that does not exist, or images that the model
             was trained on.
     """
-    sigmas = [parse_level(text, "--sigma") for text in args.sigma]
-    if not sigmas:
-        raise UserError("--sigma: give at least one level, such as 25")
+    noises = _noises(args)
     for name in args.metrics:
         METRICS.options_class(name)  # raises for an unknown name
     options = _source_options(args)
@@ -138,7 +146,7 @@ def measure(args: Arguments, screen: Console) -> Measured:
         scores, failed = scoring.evaluate(
             model,
             images,
-            sigmas,
+            noises,
             progress,
             metrics=args.metrics,
             trust=args.trust,
@@ -151,19 +159,51 @@ def measure(args: Arguments, screen: Console) -> Measured:
     return Measured(model, rows, scores, remark, [*unreadable, *failed])
 
 
+def _noises(args: Arguments) -> list[EvaluationNoise]:
+    """Return the noise to measure with.
+
+    Raises:
+        UserError: a level, kind or option that does not exist.
+    """
+    if args.noise is None:
+        if args.noise_options:
+            raise UserError("--noise-options needs a noise kind; give --noise too")
+        levels = DEFAULT_LEVELS if args.sigma is None else args.sigma
+        if not levels:
+            raise UserError("--sigma: give at least one level, such as 25")
+        return [EvaluationNoise.white(parse_level(text, "--sigma")) for text in levels]
+    if args.sigma is not None:
+        raise UserError(
+            "--sigma measures with white Gaussian noise; give --noise a level by --noise-options, "
+            "or leave out one of the two"
+        )
+    given = _parse_options(args.noise_options, "--noise-options")
+    options = NOISES.check(args.noise, given, "--noise-options")
+    noise = NOISES.bind(args.noise, options)
+    if args.noise not in NOISES.builtins:
+        try_noise(noise, args.noise, NOISE_TRIAL_SIZE)
+    return [EvaluationNoise(kind=args.noise, options=options)]
+
+
 def _source_options(args: Arguments) -> dict[str, Any]:
-    """Return the options of the data source; numbers and booleans are spelt as in JSON."""
+    """Return the options of the data source."""
     if not args.data_options:
         return {}
     if args.data is None or not is_source(args.data):
         raise UserError("--data-options needs a data source; give --data MODULE:NAME")
+    options = _parse_options(args.data_options, "--data-options")
+    return SOURCES.check(args.data, options, "--data-options")
+
+
+def _parse_options(texts: Sequence[str], flag: str) -> dict[str, Any]:
+    """Return options that are written as NAME=VALUE; numbers and booleans are spelt as in JSON."""
     options: dict[str, Any] = {}
-    for text in args.data_options:
+    for text in texts:
         name, equals, value = text.partition("=")
         if not equals:
-            raise UserError(f"--data-options {text}: write NAME=VALUE")
+            raise UserError(f"{flag} {text}: write NAME=VALUE")
         try:
             options[name] = json.loads(value)
         except ValueError:
             options[name] = value
-    return SOURCES.check(args.data, options, "--data-options")
+    return options

@@ -27,6 +27,7 @@ SHORT_FLAGS = {
     "optim.epochs": "--epochs",
     "validation.images": "--val-images",
     "validation.sigma": "--val-sigma",
+    "validation.noise": "--val-noise",
     "validation.metrics": "--metrics",
 }
 """The second names of flags, by the dotted names of their fields."""

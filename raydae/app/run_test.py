@@ -9,7 +9,7 @@ from rich.console import Console
 
 from raydae.app.console import counting, print_some
 from raydae.app.invocation import invocation
-from raydae.app.tables import result_table
+from raydae.app.tables import level_of, result_table
 from raydae.core.components import module_of
 from raydae.core.errors import UserError
 from raydae.core.storage import Folder
@@ -64,7 +64,7 @@ def _score(run: Run, workers: "Workers", screen: Console) -> tuple[dict[str, Any
         scores, failed = scoring.evaluate(
             model,
             images,
-            run.config.evaluation_sigmas,
+            run.config.evaluation_noises,
             progress,
             metrics=run.config.validation.metrics,
             trust=_trust(run),
@@ -95,7 +95,7 @@ def _score(run: Run, workers: "Workers", screen: Console) -> tuple[dict[str, Any
 
 
 def _draw_samples(run: Run, tested: list[ImageFile]) -> bytes:
-    """Return `samples.png`: a few test images at the middle one of the noise levels."""
+    """Return `samples.png`: a few test images with the middle one of the noises."""
     from raydae.evaluation import panel
     from raydae.models.inference import Denoiser
     from raydae.models.model_file import load_model
@@ -103,11 +103,12 @@ def _draw_samples(run: Run, tested: list[ImageFile]) -> bytes:
     network, info = load_model(run.folder.path_of(MODEL), _trust(run))
     shown = subsample(tuple(tested), SAMPLE_IMAGES)
     images = [read_image(file.uri) for file in shown]
-    sigmas = run.config.evaluation_sigmas
-    sigma = sigmas[len(sigmas) // 2]
-    title = f"{run.folder.name}: {info.model.name} after epoch {info.epoch}, sigma {sigma:g}"
+    noises = run.config.evaluation_noises
+    noise = noises[len(noises) // 2]
+    level = noise.label if noise.sigma is None else f"sigma {noise.label}"
+    title = f"{run.folder.name}: {info.model.name} after epoch {info.epoch}, {level}"
     denoisers = [("this model", Denoiser(network)), panel.released_denoiser(shown)]
-    return panel.panel(images, sigma, denoisers, title)
+    return panel.panel(images, noise, denoisers, title)
 
 
 def _trust(run: Run) -> list[str]:
@@ -122,10 +123,10 @@ def show_results(folder: Folder, screen: Console) -> None:
     if "remark" in rows[0]:
         screen.print(f"note: {rows[0]['remark']}", style="yellow")
     screen.print(f"files: {folder}", soft_wrap=True)
-    worse = [f"{row['sigma']:g}" for row in rows if not _helps(row)]
+    worse = [level_of(row) for row in rows if not _helps(row)]
     if worse:
         screen.print(
-            f"at sigma {', '.join(worse)} the result is no better than the noisy input; train for "
+            f"at {', '.join(worse)} the result is no better than the noisy input; train for "
             "longer, or lower --lr",
             style="yellow",
             soft_wrap=True,

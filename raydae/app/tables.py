@@ -1,6 +1,6 @@
 """Results as tables: of a test, of a search, of a benchmark."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from rich.table import Table
@@ -13,35 +13,58 @@ def score_table(scores: Sequence[dict[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     words, metrics = ("image", "method"), metrics_of(scores[0])
     columns = [f"{metric}{state}" for metric in metrics for state in ("_noisy", "")]
-    for heading in (*words, "sigma", *map(_heading, columns)):
-        justify: Literal["left", "right"] = "left" if heading in words else "right"
+    noise = _noise_columns(scores)
+    for heading in (*words, *noise, *map(_heading, columns)):
+        justify: Literal["left", "right"] = "left" if heading in (*words, "noise") else "right"
         table.add_column(heading, justify=justify, no_wrap=True)
     for line in scores:
         values = [_metric(line, column) for column in columns]
-        table.add_row(line["image"], line["method"], f"{line['sigma']:g}", *values)
+        table.add_row(line["image"], line["method"], *(noise[key](line) for key in noise), *values)
     return table
 
 
 def result_table(rows: Sequence[dict[str, Any]]) -> Table:
     """Return the test table: means over the images, and the seconds that an image took."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    words = ["set", "method"]
+    words, noise = ["set", "method"], _noise_columns(rows)
     columns = []
     for metric in metrics_of(rows[0]):
         columns += [f"{metric}_noisy", metric, *(["gain"] if metric == "psnr" else [])]
-    for heading in [*words, "sigma", "images", *map(_heading, columns), "s/image"]:
-        table.add_column(heading, justify="left" if heading in words else "right", no_wrap=True)
+    for heading in [*words, *noise, "images", *map(_heading, columns), "s/image"]:
+        left = heading in (*words, "noise")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
     for row in rows:
         values = [_gain(row) if column == "gain" else _metric(row, column) for column in columns]
         table.add_row(
             row["set"],
             row["method"],
-            f"{row['sigma']:g}",
+            *(noise[key](row) for key in noise),
             str(row["images"]),
             *values,
             spell_number(row["seconds"], ".2f"),
         )
     return table
+
+
+def noise_of(row: dict[str, Any]) -> str:
+    """Return the noise of a row of scores in words; white Gaussian noise by its sigma."""
+    label: str = row.get("noise", f"{row['sigma']:g}")  # results before noise kinds have no label
+    return label
+
+
+def level_of(row: dict[str, Any]) -> str:
+    """Return the noise of a row of scores in words, for a sentence."""
+    return f"sigma {row['sigma']:g}" if _is_white(row) else noise_of(row)
+
+
+def _is_white(row: dict[str, Any]) -> bool:
+    return noise_of(row) == f"{row['sigma']:g}"
+
+
+def _noise_columns(rows: Sequence[dict[str, Any]]) -> dict[str, Callable[[dict[str, Any]], str]]:
+    """Return the columns that tell the noise: sigma, and its name if any is not white Gaussian."""
+    sigma = {"sigma": lambda row: f"{row['sigma']:.3g}"}
+    return sigma if all(map(_is_white, rows)) else {"noise": noise_of, **sigma}
 
 
 def metrics_of(row: dict[str, Any]) -> list[str]:

@@ -27,6 +27,7 @@ from raydae.core.errors import UserError
 from raydae.core.lock import lock
 from raydae.core.storage import Folder
 from raydae.images.image_sets import ImageSets
+from raydae.noise.evaluation import WHITE
 from raydae.search.space import LEARNING_RATE, NOISE_LEVEL, Space, format_flags
 from raydae.training.config import Config, check_workers
 from raydae.training.run_folder import Run, open_run
@@ -78,8 +79,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; return its exit code."""
     config, launch = parse_with_config(Launch, __doc__ or "", argv)
     epochs = config.optim.epochs if launch.max_epochs is None else launch.max_epochs
-    levels = ",".join(launch.eval_sigma) or config.validation.sigma or "25"
-    config = config.override({"optim.epochs": epochs, "validation.sigma": levels})
+    config = config.override({"optim.epochs": epochs, **_validation(config, launch.eval_sigma)})
     check_launch(launch, config)
     screen = make_console()
     name = check_name(launch.name or new_name("search"))
@@ -91,6 +91,18 @@ def main(argv: Sequence[str]) -> int:
             command = command_to_continue("tune", argv, name)
             screen.print(f"stopped; to resume: {command}", soft_wrap=True)
             return exit_code_of(interrupt)
+
+
+def _validation(config: Config, levels: Sequence[str]) -> dict[str, Any]:
+    """Return the settings by which all trials are validated with the same noise."""
+    if levels:
+        return {"validation.sigma": ",".join(levels), "validation.noise": None}
+    if config.validation.sigma is not None or config.validation.noise is not None:
+        return {}
+    if config.noise.kind == WHITE:
+        return {"validation.sigma": "25"}
+    options = {f"validation.noise_options.{key}": v for key, v in config.noise.options.items()}
+    return {"validation.noise": config.noise.kind, **options}
 
 
 def check_launch(launch: Launch, config: Config) -> None:
@@ -205,7 +217,7 @@ def run_trials(
         screen.print(line, style="yellow")
     screen.print(
         f"{found.folder.name}: {config.model.name} on {len(sets.train)} images of {sets.source}, "
-        f"validated at sigma {config.validation.sigma}; {concurrent} at once, {each} each",
+        f"validated at {config.validation.description}; {concurrent} at once, {each} each",
         soft_wrap=True,
     )
     with (
@@ -282,6 +294,6 @@ def write_figure(found: "Search", best: "Trial") -> None:
         for trial in found.trials
         if trial.best is not None
     ]
-    levels = (found.config.validation.sigma or "").replace(",", ", ")
+    levels = found.config.validation.description
     title = f"{found.folder.name}: {len(found.trials)} trials of {found.config.model.name}"
     found.folder.write("search.png", figures.search_figure(marks, best.number, levels, title))

@@ -137,7 +137,7 @@ def tricks(
     for batch in loader:
         clean = batch["clean"].to(device, non_blocking=True).permute(0, 3, 1, 2).float() / 255
         if cuda:  # a fast script makes the noise there too
-            sigma = batch["sigma"].to(device, non_blocking=True)[:, None, None, None]
+            sigma = batch["parameters"].to(device, non_blocking=True)[:, 0, None, None, None]
             noisy = clean + torch.randn_like(clean) * (sigma / 255)
         else:
             noisy = batch["noisy"].permute(0, 3, 1, 2).float() / SCALE

@@ -12,7 +12,7 @@ GPU.
 
 import numpy as np
 
-ORDER, SAMPLE, SEARCH = 0, 1, 2  # purposes, which never share random numbers
+ORDER, SAMPLE, SEARCH, EVALUATION = 0, 1, 2, 3  # purposes, which never share random numbers
 FIRST_BLOCK = 1
 BLOCK_WORDS = 4
 
@@ -42,7 +42,7 @@ def generator(seed: int, purpose: int, number: int) -> np.random.Generator:
 
     Args:
         seed: below 2^64.
-        purpose: `ORDER`, `SAMPLE` or `SEARCH`.
+        purpose: `ORDER`, `SAMPLE`, `SEARCH` or `EVALUATION`.
         number: below 2^64.
     """
     key, counter = (np.array(words, np.uint64) for words in ([seed, purpose], [0, number, 0, 0]))

@@ -6,6 +6,7 @@ none, the setting was tuned on training images, as the function's docstring says
 
 import functools
 import importlib.util
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,9 @@ Method = Callable[[Image, float], Image]
 TV_WEIGHT = 0.9  # of sigma; see `total_variation`
 MIN_SIDE = 16  # pixels; some of the packages fail on smaller images
 FAST_MODE_SIGMA = 35  # see `non_local_means`
+# scikit-image 0.26, which needs Python 3.11, renamed this parameter.
+_CYCLE_SPIN = inspect.signature(restoration.cycle_spin).parameters
+_WORKERS = "workers" if "workers" in _CYCLE_SPIN else "num_workers"
 
 
 def non_local_means(noisy: Image, sigma: float) -> Image:
@@ -73,8 +77,8 @@ def wavelet(noisy: Image, sigma: float) -> Image:
             "rescale_sigma": True,
             "channel_axis": -1,
         },
-        workers=1,
         channel_axis=-1,
+        **{_WORKERS: 1},
     )
     return result
 

@@ -23,13 +23,13 @@ class TrialMark:
     """(epoch, validation PSNR in dB)."""
 
 
-def search_figure(trials: Sequence[TrialMark], best: int, eval_sigmas: str, title: str) -> bytes:
+def search_figure(trials: Sequence[TrialMark], best: int, noise: str, title: str) -> bytes:
     """Draw validation PSNR over learning rate and over noise level, and the learning curves below.
 
     Args:
         trials: the trials that have finished at least one epoch.
         best: the number of the best trial.
-        eval_sigmas: the noise levels of validation, as text.
+        noise: the noise of validation, in words.
         title: written above.
 
     Returns:
@@ -66,7 +66,7 @@ def search_figure(trials: Sequence[TrialMark], best: int, eval_sigmas: str, titl
     curves.set(xlabel="epoch")
     curves.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (by_lr, by_sigma, curves):
-        axes.set_ylabel(f"validation PSNR at sigma {eval_sigmas}, dB")
+        axes.set_ylabel(f"validation PSNR at {noise}, dB")
         axes.margins(0.1)
         axes.grid(alpha=0.3)
     curves.legend(fontsize=8, ncols=max(-(-len(trials) // 20), 1), loc="lower right")

@@ -14,7 +14,7 @@ from raydae.images.image_sets import ImageFile
 from raydae.metrics.psnr import psnr
 from raydae.models.inference import Denoiser
 from raydae.models.model_file import load_model
-from raydae.noise.evaluation import evaluation_noise
+from raydae.noise.evaluation import EvaluationNoise
 
 Denoise = Callable[[NDArray[Any]], NDArray[Any]]
 """float32 HxWx3 on [0, 1] to the same."""
@@ -28,7 +28,7 @@ FONT, TITLE_FONT = 16, 18
 
 def panel(
     images: Sequence[NDArray[np.uint8]],
-    sigma: float,
+    noise: EvaluationNoise,
     denoisers: Sequence[tuple[str, Denoise]],
     title: str,
 ) -> bytes:
@@ -39,14 +39,14 @@ def panel(
 
     Args:
         images: clean uint8 HxWx3.
-        sigma: level of the noise to add, 0-255 scale.
+        noise: the noise to add.
         denoisers: (label, function) for each column between noisy and clean.
         title: written above.
 
     Returns:
         A PNG.
     """
-    rows = [_row(_middle(image), sigma, denoisers) for image in images]
+    rows = [_row(_middle(image), noise, denoisers) for image in images]
     side = max(MIN_SIDE, *(cell.shape[0] for row in rows for _, cell in row))
     columns = len(denoisers) + 2
     size = (columns * (side + GAP) + GAP, len(rows) * (side + LABEL + GAP) + LABEL + GAP)
@@ -86,10 +86,10 @@ def _middle(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _row(
-    clean: NDArray[np.uint8], sigma: float, denoisers: Sequence[tuple[str, Denoise]]
+    image: NDArray[np.uint8], noise: EvaluationNoise, denoisers: Sequence[tuple[str, Denoise]]
 ) -> list[tuple[str, NDArray[np.uint8]]]:
     """Return the labels and the uint8 cells of one row."""
-    noisy = evaluation_noise(clean, sigma)
+    noisy, clean = noise(image)
     row = [(f"noisy  {psnr(clean, noisy * 255):.2f} dB", to_uint8(noisy))]
     for label, denoise in denoisers:
         denoised = to_uint8(denoise(noisy))

@@ -24,18 +24,20 @@ from raydae.images.image_sets import ImageFile, read_image
 from raydae.metrics import METRICS
 from raydae.models.inference import Denoiser
 from raydae.models.model_file import load_model
-from raydae.noise.evaluation import evaluation_noise
+from raydae.noise.evaluation import EvaluationNoise
 from raydae.training.validation import compute_metric
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """The result of one denoiser on one image at one noise level."""
+    """The result of one denoiser on one image with one noise."""
 
     image: str
     method: str
+    noise: str
+    """`EvaluationNoise.label`."""
     sigma: float
-    """Noise level, 0-255 scale."""
+    """Noise level, 0-255 scale; of noise that is not white, its standard deviation."""
     noisy: Mapping[str, float]
     """The metrics of the noisy image by name; PSNR in dB."""
     denoised: Mapping[str, float]
@@ -47,21 +49,21 @@ class Score:
 def score_image(
     methods: Mapping[str, classical.Method],
     file: ImageFile,
-    sigmas: Sequence[float],
+    noises: Sequence[EvaluationNoise],
     metrics: Sequence[str] = ("psnr", "ssim"),
     lock: AbstractContextManager[Any] = nullcontext(),  # noqa: B008  # it has no state
 ) -> list[Score]:
-    """Score each method on one image at each noise level.
+    """Score each method on one image with each noise.
 
     Args:
         methods: the denoisers by name.
         file: the clean image.
-        sigmas: noise levels, 0-255 scale.
+        noises: the noise to remove.
         metrics: names or import paths.
         lock: held while a method runs.
 
     Returns:
-        The scores, ordered by level, then by method.
+        The scores, ordered by noise, then by method.
 
     Raises:
         OSError: the image cannot be read.
@@ -69,17 +71,20 @@ def score_image(
     """
     functions = {name: METRICS.bind(name, {}) for name in metrics}
 
-    def measure(image: NDArray[Any]) -> dict[str, float]:
+    def measure(target: NDArray[np.uint8], image: NDArray[Any]) -> dict[str, float]:
         return {
-            label_of(name): compute_metric(name, function, clean, image)
+            label_of(name): compute_metric(name, function, target, image)
             for name, function in functions.items()
         }
 
     clean = read_image(file.uri)
     scores = []
-    for sigma in sigmas:
-        noisy = evaluation_noise(clean, sigma)
-        of_noisy = measure(noisy * 255)
+    for noise in noises:
+        noisy, target = noise(clean)
+        sigma = noise.sigma
+        if sigma is None:
+            sigma = float(np.std(noisy * 255 - target))
+        of_noisy = measure(target, noisy * 255)
         for name, method in methods.items():
             with lock:
                 began = time.perf_counter()
@@ -90,9 +95,10 @@ def score_image(
                 Score(
                     image=file.name,
                     method=name,
+                    noise=noise.label,
                     sigma=sigma,
                     noisy=of_noisy,
-                    denoised=measure(result),
+                    denoised=measure(target, result),
                     seconds=seconds,
                 )
             )
@@ -102,7 +108,7 @@ def score_image(
 def evaluate(
     model: str,
     images: Sequence[ImageFile],
-    sigmas: Sequence[float],
+    noises: Sequence[EvaluationNoise],
     progress: Callable[[int, int], None] = lambda done, total: None,
     *,
     metrics: Sequence[str] = ("psnr", "ssim"),
@@ -119,7 +125,7 @@ def evaluate(
     Args:
         model: a path or URI that all nodes can read, or `released` or `large`.
         images: the images to score it on.
-        sigmas: noise levels, 0-255 scale.
+        noises: the noise to remove.
         progress: called with (images done, images in all).
         metrics: names or import paths.
         trust: modules that may be imported, if the model file names a network of one of them.
@@ -143,12 +149,12 @@ def evaluate(
             methods |= classical.available()
         # Threads share the GPU, so only one of them may be timed on it at once.
         lock = threading.Lock() if device == "cuda" else nullcontext()
-        return lambda file: score_image(methods, file, sigmas, metrics, lock)
+        return lambda file: score_image(methods, file, noises, metrics, lock)
 
     threads = torch.get_num_threads()
     if local_device == "cpu":
         torch.set_num_threads(1)  # each scoring thread has a core of its own
-    sigmas = tuple(dict.fromkeys(sigmas))
+    noises = [noise for i, noise in enumerate(noises) if noise not in noises[:i]]
     scored: dict[int, list[Score]] = {}
     failed = []
     results = spread(prepare, images, local_device is not None)

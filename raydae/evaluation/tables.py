@@ -12,7 +12,7 @@ from raydae.evaluation.scoring import Score
 def mean_rows(
     name: str, scores: Sequence[Score], remark: str | None = None
 ) -> list[dict[str, Any]]:
-    """Return the means over the images, one row for each noise level and method.
+    """Return the means over the images, one row for each noise and method.
 
     Args:
         name: the name of the image set.
@@ -24,11 +24,11 @@ def mean_rows(
         neither infinity (the PSNR of equal images) nor NaN (the SSIM of an image of few pixels).
     """
     rows = []
-    for sigma, method in dict.fromkeys((score.sigma, score.method) for score in scores):
-        group = [score for score in scores if (score.sigma, score.method) == (sigma, method)]
-        row: dict[str, Any] = {"set": name, "method": method, "sigma": sigma, "images": len(group)}
+    for noise, method in dict.fromkeys((score.noise, score.method) for score in scores):
+        group = [score for score in scores if (score.noise, score.method) == (noise, method)]
+        row: dict[str, Any] = {"set": name, "method": method, "noise": noise, "images": len(group)}
         records = [_record(score) for score in group]
-        for key in list(records[0])[3:]:  # after image, method and sigma
+        for key in list(records[0])[3:]:  # after image, method and noise
             row[key] = _finite(sum(record[key] for record in records) / len(group))
         if remark is not None and method == scores[0].method:
             row["remark"] = remark
@@ -53,7 +53,8 @@ def to_csv(scores: Sequence[Score]) -> str:
 
 def _record(score: Score) -> dict[str, Any]:
     """Return a score as one row: for each metric, its value before and after denoising."""
-    row: dict[str, Any] = {"image": score.image, "method": score.method, "sigma": score.sigma}
+    row: dict[str, Any] = {"image": score.image, "method": score.method, "noise": score.noise}
+    row["sigma"] = score.sigma
     for name, value in score.noisy.items():
         row |= {f"{name}_noisy": value, name: score.denoised[name]}
     return row | {"seconds": score.seconds}

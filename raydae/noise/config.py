@@ -6,14 +6,29 @@ from typing import Any, Literal
 
 from raydae.core.components import Builtin, Table
 from raydae.core.errors import UserError
-from raydae.noise.gaussian import VERSION as NOISE_VERSION
+from raydae.noise.camera import Camera
+from raydae.noise.correlated import Correlated
 from raydae.noise.gaussian import Gaussian
+from raydae.noise.jpeg import Jpeg
 from raydae.noise.levels import parse_sigma
+from raydae.noise.poisson_gaussian import PoissonGaussian
+from raydae.noise.speckle import Speckle
+
+NOISE_VERSION = 2  # of how noise is made: the same seed and version, the same noise
 
 NOISES = Table(
     "noise kind",
     "noise.kind",
-    {"gaussian": Builtin("raydae.noise.gaussian:Gaussian", Gaussian)},
+    {
+        "gaussian": Builtin("raydae.noise.gaussian:Gaussian", Gaussian),
+        "poisson-gaussian": Builtin(
+            "raydae.noise.poisson_gaussian:PoissonGaussian", PoissonGaussian
+        ),
+        "camera": Builtin("raydae.noise.camera:Camera", Camera),
+        "jpeg": Builtin("raydae.noise.jpeg:Jpeg", Jpeg),
+        "speckle": Builtin("raydae.noise.speckle:Speckle", Speckle),
+        "correlated": Builtin("raydae.noise.correlated:Correlated", Correlated),
+    },
 )
 
 
@@ -22,7 +37,7 @@ class NoiseConfig:
     """The noise that the network is trained to remove."""
 
     kind: str = "gaussian"
-    """gaussian, or MODULE:NAME."""
+    """The kind (docs/noise.md), or MODULE:NAME."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of the kind."""
     on: Literal["auto", "cpu", "device"] = "auto"
@@ -41,12 +56,12 @@ class NoiseConfig:
 
     @property
     def description(self) -> str:
-        """The option `sigma`, or the kind's name if it has none."""
-        return str(self.options.get("sigma", self.kind))
+        """The noise in words: sigma of white Gaussian noise, or the kind's name."""
+        return str(self.options["sigma"]) if self.kind == "gaussian" else self.kind
 
     @property
     def sigma_range(self) -> tuple[float, float] | None:
-        """Lowest and highest sigma, 0-255 scale; none for a kind without an option `sigma`."""
-        if "sigma" not in self.options:
+        """Lowest and highest sigma of white Gaussian noise, 0-255 scale; none for other kinds."""
+        if self.kind != "gaussian":
             return None
         return parse_sigma(str(self.options["sigma"]), "noise.options.sigma")

@@ -1,7 +1,85 @@
-"""The noise that the literature evaluates denoisers with."""
+"""The noise of evaluations: the literature's white Gaussian noise, or a noise kind."""
+
+import functools
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from raydae.core.components import label_of
+from raydae.core.random_numbers import EVALUATION, generator
+from raydae.noise.batch import BatchNoise
+from raydae.noise.config import NOISES
+from raydae.noise.user_noise import UserNoise
+
+WHITE = "gaussian"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationNoise:
+    """One way of making images noisy: a noise kind and its options.
+
+    White Gaussian noise of one level is the literature's, of `evaluation_noise`. Any other noise is
+    drawn from a generator for the image's pixels: an image always gets the same noise, whatever its
+    name and the other images are.
+
+    >>> image = np.full((64, 64, 3), 128, np.uint8)
+    >>> noisy, clean = EvaluationNoise.white(25)(image)
+    >>> round(float(np.std(noisy - clean / 255)) * 255)
+    25
+    >>> EvaluationNoise(kind="speckle", options={"strength": "0.1"}).label
+    'speckle strength=0.1'
+    """
+
+    kind: str = WHITE
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def white(cls, sigma: float) -> "EvaluationNoise":
+        """Return white Gaussian noise of a level on the 0-255 scale."""
+        return cls(options={"sigma": f"{sigma:g}"})
+
+    @property
+    def sigma(self) -> float | None:
+        """The level of white Gaussian noise, 0-255 scale; none for a range or another kind."""
+        if self.kind != WHITE:
+            return None
+        low, high = self._noise.range
+        return float(low) if low == high else None
+
+    @property
+    def label(self) -> str:
+        """The noise in words: `25`, or the kind and its options that are not the defaults."""
+        if self.sigma is not None:
+            return f"{self.sigma:g}"
+        defaults = NOISES.check(self.kind, {}, "options")
+        changed = {k: v for k, v in self.options.items() if v != defaults[k]}
+        return " ".join([label_of(self.kind), *(f"{k}={v}" for k, v in changed.items())])
+
+    def __call__(self, clean: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Return an image, noisy and as a perfect denoiser would return it.
+
+        Args:
+            clean: uint8 HxWx3 (RGB).
+
+        Returns:
+            float32 HxWx3 on the [0, 1] scale but free to leave it; and uint8 HxWx3: `clean`, unless
+            the noise kind changes that too, as `camera` does.
+        """
+        if self.sigma is not None:
+            return evaluation_noise(clean, self.sigma), clean
+        digest = hashlib.sha256(np.ascontiguousarray(clean).data).digest()
+        rng = generator(0, EVALUATION, int.from_bytes(digest[:8], "little"))
+        noisy, target = self._noise(rng, clean)
+        return noisy.astype(np.float32, copy=False), target
+
+    @functools.cached_property
+    def _noise(self) -> Any:
+        noise = NOISES.bind(self.kind, self.options)
+        return noise if isinstance(noise, BatchNoise) else UserNoise(noise)
 
 
 def evaluation_noise(clean: NDArray[np.uint8], sigma: float) -> NDArray[np.float32]:

@@ -1,44 +1,52 @@
-"""Gaussian training noise made on the network's device, for a GPU that the cores cannot feed.
+"""Random numbers of training noise on the network's device, for a GPU that the cores cannot feed.
 
-The GPU receives clean patches and noise levels, a third of the bytes. Each value equals that of
-`gaussian.add_noise`, so that a sample is the same wherever its noise is made.
+The GPU receives clean patches and parameters, a third of the bytes. The normal numbers equal those
+of `normals.standard_normals` bit for bit, and a kind computes with them by the same code as on the
+CPU, so that a sample does not depend on where its noise is made.
 """
 
 import functools
+import math
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from raydae.core.random_numbers import BLOCK_WORDS, SAMPLE, Generators
+from raydae.core.random_numbers import BLOCK_WORDS, FIRST_BLOCK, SAMPLE, Generators
 from raydae.noise.fixed_point import SCALE
-from raydae.noise.gaussian import add_noise, half_normals
+from raydae.noise.normals import half_normals, standard_normals
 
 
-def add_noise_on_device(clean: Tensor, sigma: Tensor, index: Tensor, seed: int) -> Tensor:
-    """Return a batch of patches with white Gaussian noise.
+def normals_on_device(index: Tensor, seed: int, first_block: int, shape: tuple[int, ...]) -> Tensor:
+    """Return the normal numbers of some samples.
 
     Args:
-        clean: uint8 (n, h, w, 3), RGB.
-        sigma: float32 (n,), standard deviations, 0-255 scale, on the same device.
-        index: int64 (n,), the samples' numbers, on the same device.
+        index: int64 (n,), the samples' numbers, on the device.
         seed: the run's seed, below 2^32.
+        first_block: the block of random words with which a sample's normal numbers begin.
+        shape: of a sample's normal numbers.
 
     Returns:
-        float32 of the same shape, on the [0, 1] scale but free to leave it.
+        float32 (n, *shape).
     """
-    if clean.device.type == "cuda":
+    if index.device.type == "cuda":
         from raydae.noise import triton_kernel  # needs Triton and a C compiler
 
-        halves = _half_normals_on(clean.device)
-        return triton_kernel.add_noise(clean, sigma, index, seed, halves)
+        halves = _half_normals_on(index.device)
+        values = triton_kernel.normals(index, seed, first_block, math.prod(shape), halves)
+        return values.reshape(len(index), *shape)
     generators = Generators(seed, SAMPLE)
-    patches = []
-    for number, patch, level in zip(index.tolist(), clean, sigma.tolist(), strict=True):
+    normals = np.empty((len(index), *shape), np.float32)
+    for row, number in enumerate(index.tolist()):
         rng = generators[number]
-        rng.bit_generator.random_raw(BLOCK_WORDS)  # the sample's place, orientation and level
-        patches.append(add_noise(rng, patch.numpy(), level))
-    return torch.from_numpy(np.rint(np.stack(patches) * SCALE)) / SCALE
+        rng.bit_generator.random_raw(BLOCK_WORDS * (first_block - FIRST_BLOCK))
+        normals[row] = standard_normals(rng, shape)
+    return torch.from_numpy(normals)
+
+
+def to_fixed_point(noisy: Tensor) -> Tensor:
+    """Round noisy pixels as they are rounded on their way from the CPU; see `fixed_point`."""
+    return (noisy * SCALE).round() / SCALE
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""The Gaussian noise of gaussian.py on a GPU: one Triton kernel, the same bits and values."""
+"""The normal numbers of normals.py on a GPU: one Triton kernel, the same bits."""
 
 from typing import Any
 
@@ -8,32 +8,28 @@ import triton.language as tl
 from torch import Tensor
 
 from raydae.core.random_numbers import SAMPLE
-from raydae.noise.fixed_point import SCALE
-from raydae.noise.gaussian import FIRST_NOISE_BLOCK
 
 BLOCKS = 64  # blocks of random words that a program computes, each good for 16 values
 
 
-def add_noise(clean: Tensor, sigma: Tensor, index: Tensor, seed: int, halves: Tensor) -> Tensor:
-    """Return a batch of patches with white Gaussian noise, as `on_device.add_noise_on_device`.
+def normals(index: Tensor, seed: int, first_block: int, size: int, halves: Tensor) -> Tensor:
+    """Return the normal numbers of some samples, as `normals.standard_normals`.
 
     Args:
-        clean: uint8 (n, h, w, 3) on a GPU.
-        sigma: float32 (n,), standard deviations, 0-255 scale.
-        index: int64 (n,), sample numbers.
+        index: int64 (n,) on a GPU, the samples' numbers.
         seed: below 2^32.
-        halves: float32 (65536,), `gaussian.half_normals`.
+        first_block: the block of random words with which they begin.
+        size: how many of each sample.
+        halves: float32 (65536,), `normals.half_normals`.
+
+    Returns:
+        float32 (n, size).
     """
-    clean = clean.contiguous()
-    noisy = torch.empty(clean.shape, dtype=torch.float32, device=clean.device)
-    size = clean[0].numel()
-    grid = (len(clean), triton.cdiv(triton.cdiv(size, 16), BLOCKS))
-    # Without fusion of products and sums, which would round differently than gaussian.py.
-    _add_noise[grid](
-        clean, sigma, index, halves, noisy, seed, size,
-        SAMPLE, FIRST_NOISE_BLOCK, SCALE, BLOCKS, enable_fp_fusion=False,
-    )  # fmt: skip
-    return noisy
+    values = torch.empty((len(index), size), dtype=torch.float32, device=index.device)
+    grid = (len(index), triton.cdiv(triton.cdiv(size, 16), BLOCKS))
+    if size:
+        _normals[grid](index, halves, values, seed, size, SAMPLE, first_block, BLOCKS)
+    return values
 
 
 @triton.jit  # type: ignore[untyped-decorator]  # Triton's
@@ -50,17 +46,14 @@ def _philox(block: "Any", number: "Any", key0: "Any", key1: "Any") -> "Any":
 
 
 @triton.jit(do_not_specialize=["seed"])  # type: ignore[untyped-decorator]  # Triton's
-def _add_noise(
-    clean: "Any",
-    sigma: "Any",
+def _normals(
     index: "Any",
     halves: "Any",
-    noisy: "Any",
+    values: "Any",
     seed: "Any",
     size: "Any",
     purpose: tl.constexpr,
     first_block: tl.constexpr,
-    scale: tl.constexpr,
     blocks: tl.constexpr,
 ) -> None:
     row = tl.program_id(0).to(tl.int64)
@@ -71,14 +64,9 @@ def _add_noise(
     first = zero + block.to(tl.uint64) + first_block
     words = _philox(first, number, key0, key1)
     others = _philox(first + (size + 15) // 16, number, key0, key1)
-    level = tl.load(sigma + row) * (scale / 255)
     for word in tl.static_range(4):
         for lane in tl.static_range(4):
             value = 16 * block + 4 * word + lane
-            inside = value < size
             half = tl.load(halves + (words[word] >> (16 * lane) & 0xFFFF).to(tl.int32))
             other = tl.load(halves + (others[word] >> (16 * lane) & 0xFFFF).to(tl.int32))
-            pixel = tl.load(clean + row * size + value, mask=inside, other=0).to(tl.float32)
-            result = (half + other) * level + pixel * (scale / 255)
-            result = (result + 12582912.0) - 12582912.0  # to the nearest integer, ties to even
-            tl.store(noisy + row * size + value, result * (1 / scale), mask=inside)
+            tl.store(values + row * size + value, half + other, mask=value < size)

@@ -19,6 +19,7 @@ from raydae.images.config import SOURCES, DataConfig
 from raydae.metrics import METRICS
 from raydae.models.config import NETWORKS, ModelConfig
 from raydae.noise.config import NOISES, NoiseConfig
+from raydae.noise.evaluation import EvaluationNoise
 from raydae.noise.levels import parse_level
 from raydae.training.losses import LOSSES
 from raydae.training.optimizers import OPTIMIZERS
@@ -32,6 +33,7 @@ COMPONENTS = {
     "model.name": ("model.options", NETWORKS),
     "optim.loss": ("optim.loss_options", LOSSES),
     "optim.optimizer": ("optim.optimizer_options", OPTIMIZERS),
+    "validation.noise": ("validation.noise_options", NOISES),
 }
 OPTIONS = tuple(options for options, _ in COMPONENTS.values())
 
@@ -94,7 +96,11 @@ class ValidationConfig:
     images: int = 16
     """Validation images used each epoch; 0: all."""
     sigma: str | None = None
-    """Noise levels, such as 15,25,50; none: as trained."""
+    """White noise of levels such as 15,25,50."""
+    noise: str | None = None
+    """Noise kind; none: --val-sigma, or as trained."""
+    noise_options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of that kind."""
     metrics: tuple[str, ...] = ("psnr", "ssim")
     """psnr, ssim, MODULE:NAME."""
 
@@ -103,6 +109,13 @@ class ValidationConfig:
         if self.sigma is not None:
             for level in self.sigma.split(","):
                 parse_level(level, "validation.sigma")
+        if self.noise is not None:
+            if self.sigma is not None:
+                raise UserError("give validation.sigma or validation.noise, not both")
+            options = NOISES.check(self.noise, self.noise_options, "validation.noise_options")
+            object.__setattr__(self, "noise_options", options)
+        elif self.noise_options:
+            raise UserError("validation.noise_options are those of validation.noise; give that too")
         for name in self.metrics:
             METRICS.options_class(name)  # raises for an unknown name
         if "psnr" not in self.metrics:
@@ -111,6 +124,15 @@ class ValidationConfig:
             )
         if len(set(self.metrics)) < len(self.metrics):
             raise UserError("validation.metrics names a metric twice")
+
+    @property
+    def description(self) -> str:
+        """The noise in words, such as `sigma 15, 25`; `the noise of training` if none is set."""
+        if self.sigma is not None:
+            return f"sigma {self.sigma.replace(',', ', ')}"
+        if self.noise is not None:
+            return EvaluationNoise(kind=self.noise, options=self.noise_options).label
+        return "the noise of training"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,17 +175,25 @@ class Config:
             )
 
     @property
-    def evaluation_sigmas(self) -> tuple[float, ...]:
-        """Noise levels, 0-255 scale, of validation and the test table.
+    def evaluation_noises(self) -> tuple[EvaluationNoise, ...]:
+        """The noise of validation and the test table.
 
-        Without `validation.sigma`: the level that is trained on, or those of 15, 25 and 50 that lie
-        in its range; 25 for a noise kind that has no sigma.
+        Without `validation.sigma` and `validation.noise`: the noise that is trained on. If that is
+        white Gaussian noise of a range of levels, those of 15, 25 and 50 that lie in the range.
         """
         if self.validation.sigma is not None:
-            return tuple(float(level) for level in self.validation.sigma.split(","))
-        low, high = self.noise.sigma_range or (25.0, 25.0)
-        usual = tuple(sigma for sigma in (15.0, 25.0, 50.0) if low <= sigma <= high)
-        return usual if low != high and usual else ((low + high) / 2,)
+            levels = [float(level) for level in self.validation.sigma.split(",")]
+        elif self.validation.noise is not None:
+            options = self.validation.noise_options
+            return (EvaluationNoise(kind=self.validation.noise, options=options),)
+        elif self.noise.sigma_range is None:
+            return (EvaluationNoise(kind=self.noise.kind, options=self.noise.options),)
+        else:
+            low, high = self.noise.sigma_range
+            levels = [sigma for sigma in (15.0, 25.0, 50.0) if low <= sigma <= high]
+            if low == high or not levels:
+                levels = [(low + high) / 2]
+        return tuple(EvaluationNoise.white(level) for level in levels)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a nested dictionary of plain values that JSON can hold."""

@@ -18,9 +18,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from raydae.core.errors import UserError
 from raydae.models.inference import autocast, channels_last
+from raydae.noise.batch import BatchNoise
 from raydae.noise.config import NOISES
 from raydae.noise.fixed_point import SCALE
-from raydae.noise.protocol import DeviceNoise
 from raydae.training.config import Config, OptimConfig
 from raydae.training.ema import ema_weight, update_ema
 from raydae.training.learning_rate import learning_rate
@@ -173,13 +173,14 @@ class Learner:
 
         They are channels_last, as torch calls the order that the bytes have.
         """
-        clean = inputs["clean"]
         if "noisy" in inputs:
-            noisy = inputs["noisy"].float() / SCALE
+            noisy, clean = inputs["noisy"].float() / SCALE, inputs["clean"].float() / 255
         else:
-            assert isinstance(self.noise, DeviceNoise)
-            noisy = self.noise.on_device(clean, inputs["sigma"], inputs["index"], self.config.seed)
-        return (clean.float() / 255).permute(0, 3, 1, 2), noisy.permute(0, 3, 1, 2)
+            assert isinstance(self.noise, BatchNoise)
+            noisy, clean = self.noise.on_device(
+                inputs["clean"], inputs["parameters"], inputs["index"], self.config.seed
+            )
+        return clean.permute(0, 3, 1, 2), noisy.permute(0, 3, 1, 2)
 
     def _set_numbers(self, lr: float, weight: float) -> None:
         if isinstance(self._lr, Tensor) and isinstance(self._ema_weight, Tensor):
@@ -189,7 +190,7 @@ class Learner:
             self._lr, self._ema_weight = lr, weight
 
     def _to_device(self, batch: Batch) -> dict[str, Tensor]:
-        names = ("clean", "noisy") if "noisy" in batch else ("clean", "sigma", "index")
+        names = ("clean", "noisy") if "noisy" in batch else ("clean", "parameters", "index")
         columns = {name: batch[name] for name in names}
         if self._uploads is not None:
             return self._uploads(columns)

@@ -231,7 +231,7 @@ class TrainingLoop:
         return validate(
             Denoiser(self.learner.ema_model, self.context.device, self.learner.precision),
             subsample(self.sets.val, self.config.validation.images),
-            self.config.evaluation_sigmas,
+            self.config.evaluation_noises,
             self.config.validation.metrics,
             self.context,
             on_image,

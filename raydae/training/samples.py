@@ -16,7 +16,7 @@ fast.
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,15 +27,19 @@ from raydae.core.errors import UserError
 from raydae.core.random_numbers import ORDER, SAMPLE, Generators, generator
 from raydae.core.toolchain import can_build_kernels
 from raydae.images.image_sets import ImageFile, read_image
+from raydae.noise.batch import BatchNoise
 from raydae.noise.config import NOISES
-from raydae.noise.fixed_point import MAX, MIN, to_fixed_point
-from raydae.noise.protocol import DeviceNoise, Noise
+from raydae.noise.fixed_point import to_fixed_point
+from raydae.noise.normals import standard_normals
+from raydae.noise.protocol import Noise
+from raydae.noise.user_noise import UserNoise, try_noise
 from raydae.training.config import Config
 from raydae.training.image_cache import ImageCache, cache_bytes
 from raydae.training.schedule import Schedule
 
 PIXEL = "V3"  # three bytes that are copied as one, twice as fast
 PADDING = -1  # the index of a row that only fills up a shard
+CHUNK = 8  # patches that are made noisy at a time: few enough for a core's cache
 _cache = ImageCache(cache_bytes())  # one for each process, whatever `Samples` it computes
 
 
@@ -49,12 +53,12 @@ class Samples:
 
     images: tuple[ImageFile, ...]
     seed: int
-    noise: Noise
+    noise: "BatchNoise | UserNoise"
     patch_size: int
     patches_per_image: int
     crops_per_visit: int
     noise_on_device: bool = False
-    """Whether only the noise level is drawn here, and the noise is made beside the network."""
+    """Whether only the noise's parameters are drawn here; it is made beside the network."""
 
     @classmethod
     def of(cls, config: Config, images: tuple[ImageFile, ...], gpu: bool = False) -> "Samples":
@@ -74,7 +78,7 @@ class Samples:
             config.noise.on == "auto"
             and gpu
             and can_build_kernels()
-            and isinstance(noise, DeviceNoise)
+            and isinstance(noise, BatchNoise)
         )
         return cls(
             images=images,
@@ -101,10 +105,10 @@ class Samples:
         Returns:
             Arrays of n = rows * len(shards) rows:
             index: int64 (n,), `PADDING` where a row is only padding.
-            clean: uint8 (n, patch, patch, 3), RGB.
+            clean: uint8 (n, patch, patch, 3), RGB: what the network is to return.
             noisy: int16, the same shape: the [0, 1] scale times `fixed_point.SCALE`, not clipped;
                 or, if the noise is made on the device:
-            sigma: float32 (n,), the noise level, 0-255 scale.
+            parameters: float32 (n, k), of the noise; `clean` is then the patch as it was cut.
             unreadable: int32 (n,), the number of an image that could not be read and was
                 replaced, or -1.
 
@@ -113,31 +117,57 @@ class Samples:
         """
         n = rows * len(shards)
         shape = (n, self.patch_size, self.patch_size, 3)
-        indices, unreadable = np.full(n, PADDING, np.int64), np.full(n, -1, np.int32)
-        clean, sigma = np.empty(shape, np.uint8), np.zeros(n, np.float32)
-        # Asked once: it takes as long as half of a crop.
-        device_noise = (
-            self.noise if self.noise_on_device and isinstance(self.noise, DeviceNoise) else None
-        )
-        noisy = np.empty(shape, np.int16) if device_noise is None else None
+        block: dict[str, NDArray[Any]] = {
+            "index": np.full(n, PADDING, np.int64),
+            "clean": np.empty(shape, np.uint8),
+            "unreadable": np.full(n, -1, np.int32),
+        }
+        if self.noise_on_device and isinstance(self.noise, BatchNoise):
+            width = len(self.noise.draw(generator(0, SAMPLE, 0)))
+            block["parameters"] = np.zeros((n, width), np.float32)
+        else:
+            block["noisy"] = np.empty(shape, np.int16)
         generators = Generators(self.seed, SAMPLE)
         for number, shard in enumerate(shards):
-            padding = slice(number * rows + len(shard), (number + 1) * rows)
-            clean[padding] = 0
-            if noisy is not None:
-                noisy[padding] = 0
-            for row, index in enumerate(shard, start=number * rows):
-                if index == shard[0] or index % self.crops_per_visit == 0:
-                    image, replaced = self._visit(index // self.crops_per_visit)
-                indices[row], unreadable[row] = index, replaced
-                rng = generators[index]
-                self._crop(rng, image, clean[row])
-                if noisy is not None:
-                    to_fixed_point(self.noise(rng, clean[row]), out=noisy[row])
-                elif device_noise is not None:
-                    sigma[row] = device_noise.level(rng)
-        noise = {"sigma": sigma} if noisy is None else {"noisy": noisy}
-        return {"index": indices, "clean": clean, "unreadable": unreadable, **noise}
+            first = number * rows
+            for name in ("clean", "noisy"):
+                if name in block:
+                    block[name][first + len(shard) : first + rows] = 0
+            for start in range(0, len(shard), CHUNK):
+                part = shard[start : start + CHUNK]
+                place = slice(first + start, first + start + len(part))
+                self._fill(part, generators, {name: block[name][place] for name in block})
+        return block
+
+    def _fill(self, part: range, generators: Generators, rows: Mapping[str, NDArray[Any]]) -> None:
+        """Write some consecutive samples into rows of a block."""
+        noise, clean = self.noise, rows["clean"]
+        shape: tuple[int, ...] = ()
+        if isinstance(noise, BatchNoise):
+            shape = len(part), *noise.normals_shape(self.patch_size, self.patch_size)
+        normals = np.empty(shape, np.float32)
+        parameters: list[Sequence[float]] = []
+        for row, index in enumerate(part):
+            if row == 0 or index % self.crops_per_visit == 0:
+                image, replaced = self._visit(index // self.crops_per_visit)
+            rows["index"][row], rows["unreadable"][row] = index, replaced
+            rng = generators[index]
+            self._crop(rng, image, clean[row])
+            if isinstance(noise, BatchNoise):
+                parameters.append(noise.draw(rng))
+                if not self.noise_on_device:
+                    standard_normals(rng, normals.shape[1:], out=normals[row])
+            else:
+                noisy, clean[row] = noise(rng, clean[row])
+                to_fixed_point(noisy, out=rows["noisy"][row])
+        if self.noise_on_device:
+            rows["parameters"][:] = parameters
+        elif isinstance(noise, BatchNoise):
+            noisy, target = noise.degrade(clean, np.array(parameters, np.float32), normals)
+            to_fixed_point(noisy, out=rows["noisy"])
+            if target is not None:
+                target *= 255
+                np.rint(target, out=clean, casting="unsafe")
 
     def _crop(
         self, rng: np.random.Generator, image: NDArray[np.uint8], clean: NDArray[np.uint8]
@@ -197,7 +227,7 @@ def shards(
         yield samples.block([schedule.shard(step, rank, workers)], rows)
 
 
-def make_noise(config: Config) -> Noise:
+def make_noise(config: Config) -> "BatchNoise | UserNoise":
     """Return the noise of a configuration, tried out if it is a user's own.
 
     Raises:
@@ -205,42 +235,12 @@ def make_noise(config: Config) -> Noise:
             made on the device, and `noise.on` is `device`.
     """
     kind = config.noise.kind
-    noise: Noise = NOISES.bind(kind, config.noise.options)
-    if config.noise.on == "device" and not isinstance(noise, DeviceNoise):
+    noise: Noise | BatchNoise = NOISES.bind(kind, config.noise.options)
+    if config.noise.on == "device" and not isinstance(noise, BatchNoise):
         raise UserError(f"--noise.kind {kind} has no GPU version; use --noise-on cpu")
-    if kind in NOISES.builtins:
-        return noise
-    _try(noise, kind, config.data.patch_size)
-    return noise if isinstance(noise, DeviceNoise) else _Clipped(noise)
-
-
-@dataclass(frozen=True)
-class _Clipped:
-    """A user's noise, kept within what the samples' integers can hold."""
-
-    noise: Noise
-
-    def __call__(self, rng: np.random.Generator, clean: NDArray[np.uint8]) -> NDArray[Any]:
-        clipped: NDArray[Any] = np.clip(self.noise(rng, clean), MIN, MAX)
-        return clipped
-
-
-def _try(noise: Noise, kind: str, size: int) -> None:
-    """Refuse noise of the wrong shape or type, and noise that differs from call to call."""
-    clean = np.full((size, size, 3), 128, np.uint8)
-    try:
-        first, second = (noise(generator(0, SAMPLE, 0), clean) for _ in range(2))
-    except Exception as error:  # whatever a user's code raises
-        raise UserError(f"--noise.kind {kind} failed on a grey patch: {error!r}") from None
-    if not isinstance(first, np.ndarray) or not np.issubdtype(first.dtype, np.floating):
-        raise UserError(f"--noise.kind {kind} must return a floating-point array on [0, 1]")
-    if first.shape != clean.shape or not np.isfinite(first).all():
-        raise UserError(f"--noise.kind {kind} must return finite values of shape {clean.shape}")
-    if not np.array_equal(first, second):
-        raise UserError(
-            f"--noise.kind {kind} gives other noise for the same generator; draw all random "
-            "numbers from the generator that it is given"
-        )
+    if kind not in NOISES.builtins:
+        try_noise(noise, kind, config.data.patch_size)
+    return noise if isinstance(noise, BatchNoise) else UserNoise(noise)
 
 
 @functools.lru_cache(maxsize=2)  # a task works at the end of one pass and the start of the next

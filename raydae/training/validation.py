@@ -16,7 +16,7 @@ from raydae.core.pixels import to_uint8
 from raydae.images.image_sets import ImageFile, read_image
 from raydae.metrics import METRICS
 from raydae.models.inference import Denoiser
-from raydae.noise.evaluation import evaluation_noise
+from raydae.noise.evaluation import EvaluationNoise
 from raydae.training.context import Context
 
 GPU_THREADS = 8  # that read, noise and score images: 0.1 s each, where a GPU denoises in 0.005 s
@@ -25,17 +25,17 @@ GPU_THREADS = 8  # that read, noise and score images: 0.1 s each, where a GPU de
 def validate(
     denoise: Denoiser,
     images: Sequence[ImageFile],
-    sigmas: Sequence[float],
+    noises: Sequence[EvaluationNoise],
     metrics: Sequence[str],
     context: Context,
     on_image: Callable[[ImageFile, bool], object] = lambda file, readable: None,
 ) -> dict[str, float]:
-    """Return the mean of each metric over all images and noise levels; all workers take part.
+    """Return the mean of each metric over all images and noises; all workers take part.
 
     Args:
         denoise: the denoiser, the same on all workers.
         images: all images; each worker scores its part of them.
-        sigmas: noise levels, 0-255 scale.
+        noises: the noise to remove.
         metrics: names or import paths.
         context: this worker's place.
         on_image: called after each of this worker's images, with whether it could be read.
@@ -50,7 +50,7 @@ def validate(
     part = images[context.rank :: context.workers]
     problem = None
     try:
-        for file, scores in zip(part, score_images(denoise, part, sigmas, metrics), strict=True):
+        for file, scores in zip(part, score_images(denoise, part, noises, metrics), strict=True):
             on_image(file, scores is not None)
             if scores is not None:
                 sums += scores
@@ -69,21 +69,21 @@ def validate(
 def score_images(
     denoise: Denoiser,
     images: Sequence[ImageFile],
-    sigmas: Sequence[float],
+    noises: Sequence[EvaluationNoise],
     metrics: Sequence[str] = ("psnr", "ssim"),
 ) -> Iterator[NDArray[np.float64] | None]:
-    """Score a denoiser on images with the literature's noise.
+    """Score a denoiser on images that are made noisy.
 
     Beside a GPU, threads do the CPU's part; on the CPU, torch has its threads already.
 
     Args:
         denoise: the denoiser.
         images: what to score it on.
-        sigmas: noise levels, 0-255 scale.
+        noises: the noise to remove.
         metrics: names or import paths.
 
     Yields:
-        For each image in turn the sums over the levels of each metric and of 1; none if it cannot
+        For each image in turn the sums over the noises of each metric and of 1; none if it cannot
         be read.
 
     Raises:
@@ -98,13 +98,13 @@ def score_images(
         except OSError:
             return None
         sums = np.zeros(len(metrics) + 1)
-        for sigma in sigmas:
-            noisy = evaluation_noise(clean, sigma)
+        for noise in noises:
+            noisy, target = noise(clean)
             with lock:
                 denoised = denoise(noisy)
             result = to_uint8(denoised)
             values = [
-                compute_metric(name, metric, clean, result) for name, metric in functions.items()
+                compute_metric(name, metric, target, result) for name, metric in functions.items()
             ]
             sums += [*values, 1]
         return sums

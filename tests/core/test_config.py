@@ -96,7 +96,21 @@ def test_what_levels_a_run_is_judged_at(
     sigma: str, judged: str | None, levels: tuple[float, ...]
 ) -> None:
     config = Config().override({"noise.options.sigma": sigma, "validation.sigma": judged})
-    assert config.evaluation_sigmas == levels
+    assert tuple(noise.sigma for noise in config.evaluation_noises) == levels
+
+
+def test_a_run_is_judged_with_the_noise_that_it_is_trained_on_unless_another_is_set() -> None:
+    config = Config().override({"noise.kind": "camera", "noise.options.jpeg": 0.5})
+    (noise,) = config.evaluation_noises
+    assert noise.label == "camera jpeg=0.5"
+    other = config.override({"validation.noise": "jpeg", "validation.noise_options.quality": "30"})
+    (noise,) = other.evaluation_noises
+    assert noise.label == "jpeg quality=30"
+    assert Config.from_dict(other.to_dict()) == other
+    with pytest.raises(UserError, match="not both"):
+        other.override({"validation.sigma": "25"})
+    with pytest.raises(UserError, match=r"give that too"):
+        Config.from_dict({"validation": {"noise_options": {"quality": "30"}}})
 
 
 def test_differences_are_named() -> None:

@@ -12,12 +12,16 @@ from raydae.distributed.start import start_ray
 from raydae.evaluation.scoring import evaluate, score_image
 from raydae.images.image_sets import ImageSets, read_image
 from raydae.metrics.psnr import psnr
-from raydae.noise.evaluation import evaluation_noise
+from raydae.noise.evaluation import EvaluationNoise, evaluation_noise
+
+
+def levels(*sigmas: float) -> list[EvaluationNoise]:
+    return [EvaluationNoise.white(sigma) for sigma in sigmas]
 
 
 def test_the_noisy_input_is_scored_as_it_is_and_the_result_as_uint8(sets: ImageSets) -> None:
     clean = read_image(sets.test[0].uri)
-    (line,) = score_image({"none": lambda noisy, sigma: noisy}, sets.test[0], [25])
+    (line,) = score_image({"none": lambda noisy, sigma: noisy}, sets.test[0], levels(25))
     noisy = evaluation_noise(clean, 25) * 255
     assert line.noisy["psnr"] == psnr(clean, noisy)
     assert line.denoised["psnr"] == psnr(clean, np.rint(np.clip(noisy, 0, 255)))
@@ -30,7 +34,7 @@ def test_a_perfect_result(sets: ImageSets) -> None:
         "perfect": lambda noisy, sigma: clean / np.float32(255),
         "none": lambda noisy, sigma: noisy,
     }
-    lines = score_image(methods, sets.test[0], [15, 50])
+    lines = score_image(methods, sets.test[0], levels(15, 50))
     assert [(line.sigma, line.method) for line in lines] == [
         (15, "perfect"),
         (15, "none"),
@@ -71,8 +75,8 @@ def test_one_gpu_works_on_all_items_in_one_actor() -> None:
 @pytest.mark.usefixtures("ray_with_a_gpu")
 def test_evaluating_under_ray_scores_as_in_this_process(sets: ImageSets) -> None:
     images = [*sets.val, *sets.test]
-    local, failed = evaluate("released", images, [15, 50], local_device="cpu")
-    under_ray, failed_under_ray = evaluate("released", images, [15, 50])
+    local, failed = evaluate("released", images, levels(15, 50), local_device="cpu")
+    under_ray, failed_under_ray = evaluate("released", images, levels(15, 50))
     assert failed == failed_under_ray == []
     assert len(local) == len(under_ray) == 4
     for expected, line in zip(local, under_ray, strict=True):

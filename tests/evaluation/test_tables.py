@@ -9,6 +9,7 @@ from raydae.evaluation.tables import mean_rows, to_csv, to_records
 SCORE = Score(
     image="a",
     method="unet",
+    noise="25",
     sigma=25,
     noisy={"psnr": 20, "ssim": 0.4},
     denoised={"psnr": 30, "ssim": 0.8},
@@ -27,14 +28,15 @@ B = dataclasses.replace(
 def test_a_table_has_means_over_the_images() -> None:
     scores = [SCORE, B]
     equal = {"psnr": math.inf, "ssim": 1}
-    scores.append(dataclasses.replace(SCORE, sigma=50, denoised=equal))
+    scores.append(dataclasses.replace(SCORE, noise="50", sigma=50, denoised=equal))
     scores.append(dataclasses.replace(SCORE, method="tv"))
     rows = mean_rows("set", scores, "a remark")
     assert rows[0] == {
         "set": "set",
         "method": "unet",
-        "sigma": 25,
+        "noise": "25",
         "images": 2,
+        "sigma": 25,
         "psnr_noisy": 20,
         "psnr": 25,
         "ssim_noisy": pytest.approx(0.3),
@@ -50,8 +52,8 @@ def test_a_table_has_means_over_the_images() -> None:
 def test_csv_has_a_line_for_each_image() -> None:
     text = to_csv([dataclasses.replace(SCORE, image="a,b")])
     assert text.splitlines() == [
-        "image,method,sigma,psnr_noisy,psnr,ssim_noisy,ssim,seconds",
-        '"a,b",unet,25,20,30,0.4,0.8,0.5',
+        "image,method,noise,sigma,psnr_noisy,psnr,ssim_noisy,ssim,seconds",
+        '"a,b",unet,25,25,20,30,0.4,0.8,0.5',
     ]
 
 

@@ -23,7 +23,7 @@ from raydae.models.config import ModelConfig
 from raydae.models.inference import MAX_TILE, MIN_TILE, PROBE, Denoiser
 from raydae.models.model_file import load_model
 from raydae.models.networks import build
-from raydae.noise.evaluation import evaluation_noise
+from raydae.noise.evaluation import EvaluationNoise, evaluation_noise
 from tests.conftest import draw
 
 pytestmark = pytest.mark.gpu
@@ -196,9 +196,10 @@ def test_evaluating_under_ray_on_a_gpu_scores_as_the_cpu_does(tmp_path: Path) ->
     for seed in (0, 1):
         Image.fromarray(draw(seed, 65, 91)).save(tmp_path / f"{seed}.png")
     images, _ = scan(list_images(str(tmp_path)))
-    on_cpu, failed_on_cpu = evaluate("released", images, [15, 50], local_device="cpu")
-    in_threads, _ = evaluate("released", images, [15, 50], local_device="cuda")
-    on_gpus, failed_on_gpus = evaluate("released", images, [15, 50])
+    noises = [EvaluationNoise.white(level) for level in (15, 50)]
+    on_cpu, failed_on_cpu = evaluate("released", images, noises, local_device="cpu")
+    in_threads, _ = evaluate("released", images, noises, local_device="cuda")
+    on_gpus, failed_on_gpus = evaluate("released", images, noises)
     assert not failed_on_cpu
     assert not failed_on_gpus
     assert [line.denoised["psnr"] for line in in_threads] == pytest.approx(

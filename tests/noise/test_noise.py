@@ -2,14 +2,25 @@ import hashlib
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy import stats
 
 from raydae.core.random_numbers import generator
 from raydae.noise.evaluation import evaluation_noise
 from raydae.noise.fixed_point import SCALE, to_fixed_point
-from raydae.noise.gaussian import add_noise, half_normals
+from raydae.noise.gaussian import Gaussian
+from raydae.noise.normals import half_normals, standard_normals
 
 EXPECTED = "f5c77f76c64260c073f6db8e12d2bd5d527428f015183a038ff44872007a3acb"
+
+
+def add_noise(
+    rng: np.random.Generator, clean: NDArray[np.uint8], sigma: float
+) -> NDArray[np.float32]:
+    normals = standard_normals(rng, clean.shape)[np.newaxis]
+    level = np.array([[sigma]], np.float32)
+    noisy: NDArray[np.float32] = Gaussian().degrade(clean[np.newaxis], level, normals)[0][0]
+    return noisy
 
 
 def test_noise_is_gaussian_and_of_the_level_asked_for() -> None:

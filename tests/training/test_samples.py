@@ -101,7 +101,7 @@ def test_where_the_noise_is_made_elsewhere_its_level_is_the_same(samples: Sample
     np.testing.assert_array_equal(left["clean"], here["clean"])
     assert "noisy" not in left
     noise = here["noisy"] / SCALE * 255 - here["clean"]
-    assert left["sigma"] == pytest.approx(noise.reshape(16, -1).std(axis=1), rel=0.1)
+    assert left["parameters"][:, 0] == pytest.approx(noise.reshape(16, -1).std(axis=1), rel=0.1)
 
 
 def test_a_pass_visits_every_image_equally_in_an_order_of_its_own(samples: Samples) -> None:
