@@ -62,9 +62,11 @@ class Camera(BatchNoise):
 
     shot: str = "0.0001:0.02"
     """Shot noise: variance at white, log-uniform."""
+    mosaic: float = 0.7
+    """Share of patches that a Bayer filter sees."""
     upscale: float = 0.5
     """Share of patches with soft detail."""
-    smooth: float = 0.8
+    smooth: float = 0.85
     """Share with the camera's noise reduction."""
     sharpen: float = 0.5
     """Share with sharpening."""
@@ -73,10 +75,10 @@ class Camera(BatchNoise):
     quality: str = "70:99"
     """Quality of JPEG, as libjpeg counts it."""
 
-    draws: ClassVar[int] = 25
+    draws: ClassVar[int] = 27
 
     def __post_init__(self) -> None:
-        for name in ("upscale", "smooth", "sharpen", "jpeg"):
+        for name in ("mosaic", "upscale", "smooth", "sharpen", "jpeg"):
             check_share(getattr(self, name), f"noise.options.{name}")
         _ = self._ranges
 
@@ -87,10 +89,6 @@ class Camera(BatchNoise):
             Uniform.of(self.quality, "noise.options.quality", 1, 100),
         )
 
-    def normals_shape(self, height: int, width: int) -> tuple[int, ...]:
-        """Return the shape of a mosaic: each pixel sees one colour."""
-        return height, width
-
     def parameters(self, uniform: Sequence[float]) -> Sequence[float]:
         """Return the numbers that `degrade` unpacks, by the order of `_Names`."""
         u = iter(uniform)
@@ -99,8 +97,13 @@ class Camera(BatchNoise):
         shot = shots(next(u))
         read = math.exp(2.18 * math.log(shot) + 1.20 + 0.26 * normal(next(u)))
         gamma, toe, contrast = 1.8 + 0.7 * next(u), LogUniform(0.002, 0.02)(next(u)), next(u)
-        phase = int(4 * next(u))
-        smooth, luma_blur, chroma_blur = next(u) < self.smooth, next(u), 0.5 + 5.5 * next(u)
+        mosaicked, phase = next(u) < self.mosaic, int(4 * next(u))
+        smooth, luma_blur, chroma_blur = (
+            next(u) < self.smooth,
+            0.3 + 0.8 * next(u),
+            1.2 + 2.8 * next(u),
+        )
+        coarse = 1.5 * next(u)
         sharpen, amount, radius = next(u) < self.sharpen, 1.0 * next(u), 0.6 + 0.8 * next(u)
         jpeg, quality, subsampled = next(u) < self.jpeg, next(u), next(u) < 0.5
         place = int(MCU**2 * next(u))
@@ -117,6 +120,8 @@ class Camera(BatchNoise):
             *(jpeg, round(qualities(quality)), subsampled, place // MCU, place % MCU),
             *to_sensor.ravel(),
             *np.linalg.inv(to_sensor).ravel(),
+            mosaicked,
+            coarse if smooth else 0,
         ]
 
     def degrade(self, clean: Array, parameters: Array, normals: Array) -> tuple[Array, Array]:
@@ -132,12 +137,16 @@ class Camera(BatchNoise):
         to_sensor, to_rgb = p[:, 17:26].reshape(n, 3, 3), p[:, 26:35].reshape(n, 3, 3)
         sensor = mixed(to_sensor, linear)
         masks = bayer_masks(height, width, p[:, 6], p[:, 7])
-        signal = xp.clip(mosaic(sensor, masks), 0, 1)
-        variance = column(p, 4, 3) * signal + column(p, 5, 3)
-        noisy = xp.clip(signal + xp.sqrt(variance) * normals, None, 1)
+        signal = xp.clip(sensor, 0, 1)
+        variance = column(p, 4, 4) * signal + column(p, 5, 4)
+        noisy = xp.clip(signal + xp.sqrt(variance) * planes_of(normals), None, 1)
         both = xp.concat([signal, noisy], axis=0)
-        double = tuple(xp.concat([mask, mask], axis=0) for mask in masks)
-        colour = demosaic(both, double)
+        red, green, blue = (xp.concat([mask, mask], axis=0) for mask in masks)
+        double = red, green, blue
+        mosaicked = xp.concat([p[:, 35], p[:, 35]], axis=0)
+        colour = xp.where(
+            column(mosaicked[:, None], 0, 4) > 0, demosaic(mosaic(both, double), double), both
+        )
         to_rgb = xp.concat([to_rgb, to_rgb], axis=0)
         linear = mixed(to_rgb, colour)
         gamma, toe, contrast = (xp.concat([v, v], axis=0) for v in (gamma, toe, contrast))
@@ -172,7 +181,9 @@ def _developed(clean: Array, noisy: Array, p: Array) -> tuple[Array, Array]:
     """Reduce the noise as cameras do, and sharpen both; (n, 3, h, w) on [0, 1]."""
     xp = array_namespace(clean)
     ycc = mixed(constant(TO_YCC, clean), noisy - clean)
-    ycc = xp.concat([blur(ycc[:, :1], p[:, 8]), blur(ycc[:, 1:], p[:, 9])], axis=1)
+    fine = xp.concat([blur(ycc[:, :1], p[:, 8]), blur(ycc[:, 1:], p[:, 9])], axis=1)
+    rough = xp.concat([blur(ycc[:, :1], 4 * p[:, 8]), blur(ycc[:, 1:], 3 * p[:, 9])], axis=1)
+    ycc = fine + column(p, 36, 4) * rough
     noisy = clean + mixed(constant(TO_RGB, clean), ycc)
     results = []
     for image in (clean, noisy):

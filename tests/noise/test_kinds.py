@@ -203,7 +203,7 @@ def test_blur_and_zoom_keep_what_is_constant() -> None:
 
 
 def camera(**options: object) -> Camera:
-    plain = {"upscale": 0.0, "smooth": 0.0, "sharpen": 0.0, "jpeg": 0.0}
+    plain = {"mosaic": 1.0, "upscale": 0.0, "smooth": 0.0, "sharpen": 0.0, "jpeg": 0.0}
     return Camera(**{**plain, **options})  # type: ignore[arg-type]  # checked by the dataclass
 
 
@@ -250,19 +250,19 @@ def test_a_camera_s_noise_is_correlated_and_its_noise_reduction_spares_luma() ->
         assert least < ratio < 1
 
 
-def test_a_camera_s_noise_grows_with_its_option_and_is_never_biased() -> None:
+def test_a_camera_s_noise_grows_with_its_option_and_is_hardly_biased() -> None:
     levels = []
     for shot in ("0.0001", "0.001", "0.01"):
         noise = np.concatenate([noise_of(camera(shot=shot), number) for number in range(6)])
         levels.append(noise.std())
-        assert abs(noise.mean()) < 0.1 * noise.std() + 0.05
+        assert abs(noise.mean()) < 0.25 * noise.std()  # the tone curve is not straight
     assert levels[0] < levels[1] / 2 < levels[2] / 4
 
 
 def test_camera_noise_of_a_patch_takes_a_millisecond_or_so() -> None:
     noise, clean = Camera(), np.stack([scene()] * 8)
     drawn = np.array([noise.draw(generator(0, SAMPLE, i)) for i in range(8)], np.float32)
-    normals = np.zeros((8, 64, 64), np.float32)
+    normals = np.zeros((8, 64, 64, 3), np.float32)
     noise.degrade(clean, drawn, normals)
     times = []
     for _ in range(10):
