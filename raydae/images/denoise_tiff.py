@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raydae.images.depth import Denoise, DepthError, Stretches, denoise_values
+from raydae.images.depth import Denoise, PixelsError, Stretches, denoise_values
 from raydae.images.pictures import PictureError, reading
 from raydae.images.tiff import (
     Plane,
@@ -58,27 +58,29 @@ def denoise_tiff(
     # The copy's own planes: writing one page does not move another.
     import tifffile
 
-    from raydae.images.tiff_rewrite import write_plane
+    from raydae.images.tiff_rewrite import Space, write_plane
 
-    done: set[int] = set()
     with tifffile.TiffFile(target, mode="r+") as tiff:
         planes = planes_of(tiff)
+        space = Space(tiff, planes)
         for number, plane in enumerate(planes, start=1):
-            if plane.offset in done:  # two pages can share their pixels
-                continue
-            done.add(plane.offset)
             with reading(source):
                 array = read_plane(tiff, plane)
             try:
                 _denoise_array(array, plane, denoise, stretches)
-            except DepthError as error:
+            except PixelsError as error:
                 where = f"page {number} of {len(planes)}: " if len(planes) > 1 else ""
                 raise PictureError(f"{source}: {where}{error}") from error
             try:
-                write_plane(tiff, plane, array)
+                write_plane(tiff, plane, array, space)
             except (ValueError, RuntimeError) as error:  # too large, or an encoder failed
                 raise OSError(str(error)) from error
-        return planes[0].size
+        size = planes[0].size
+    try:
+        _check_all(target, max_pixels, pages)
+    except PictureError as error:  # what the source calls pixels was something else
+        raise PictureError(f"{source}: is damaged: the result could not be read") from error
+    return size
 
 
 def _check_all(source: Path, max_pixels: int, pages: bool) -> None:

@@ -34,8 +34,8 @@ _SAMPLE = 10**6  # values that the percentiles are computed of
 _STRIP_VALUES = 2**20
 
 
-class DepthError(ValueError):
-    """Values cannot be denoised; the message is the reason, without the file's name."""
+class PixelsError(ValueError):
+    """A picture's pixels cannot be used; the message is the reason, without the file's name."""
 
 
 class Scale(NamedTuple):
@@ -51,14 +51,14 @@ class Scale(NamedTuple):
         """Return the scale for values, by the table of this module.
 
         Raises:
-            DepthError: The dtype is not supported, or values are not finite.
+            PixelsError: The dtype is not supported, or values are not finite.
         """
         kind = values.dtype
         if kind.kind not in "iuf" or (kind.kind != "f" and kind.itemsize > 4):
-            raise DepthError(f"{kind.name} values cannot be denoised: save them as float32")
+            raise PixelsError(f"{kind.name} values cannot be denoised: save them as float32")
         low, high = float(values.min()), float(values.max())
         if not np.isfinite([low, high]).all():
-            raise DepthError("has infinite values, or values that are no numbers: replace them")
+            raise PixelsError("has infinite values, or values that are no numbers: replace them")
         top = 1.0 if kind.kind == "f" else 65535.0
         if low >= 0 and _PART_USED * top <= high <= top:
             return cls(0.0, top, False)
@@ -107,7 +107,7 @@ def denoise_values(values: NDArray[Any], denoise: Denoise, stretches: Stretches)
         stretches: Is told of the scale.
 
     Raises:
-        DepthError: As `Scale.of`.
+        PixelsError: As `Scale.of`.
         ValueError: `denoise` returned another shape or dtype.
     """
     if values.dtype == np.uint8:
@@ -134,10 +134,10 @@ def to_8_bits(values: NDArray[Any], channels: int) -> NDArray[np.uint8]:
         A new array, uint8 H×W×`channels`.
 
     Raises:
-        DepthError: A value is outside that range, or the dtype is not supported.
+        PixelsError: A value is outside that range, or the dtype is not supported.
     """
     if values.dtype.kind not in "iuf":
-        raise DepthError(f"{values.dtype.name} values are not supported: save them with 16 bits")
+        raise PixelsError(f"{values.dtype.name} values are not supported: save them with 16 bits")
     values = values.reshape(*values.shape[:2], -1)
     values = values[..., : channels if values.shape[2] >= channels else 1]
     top = 1 if values.dtype.kind == "f" else 255 if values.dtype == np.uint8 else 65535
@@ -146,7 +146,7 @@ def to_8_bits(values: NDArray[Any], channels: int) -> NDArray[np.uint8]:
     for start in range(0, len(values), rows):
         strip = values[start : start + rows]
         if not (strip.min() >= 0 and strip.max() <= top):  # this is also true of nan
-            raise DepthError(f"has values outside 0 to {top}: scale them, or save 8 or 16 bits")
+            raise PixelsError(f"has values outside 0 to {top}: scale them, or save 8 or 16 bits")
         result[start : start + rows] = np.rint(strip.astype(np.float32) / np.float32(top) * 255)
     return result
 

@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 from raydae.images import png16
 from raydae.images import tiff as tiffs
-from raydae.images.depth import DepthError, to_8_bits
+from raydae.images.depth import PixelsError, to_8_bits
 
 MAX_PIXELS = 10**9
 """The largest number of pixels that a picture may have."""
@@ -63,8 +63,7 @@ class PictureError(OSError):
 def reading(source: Path | BinaryIO) -> Iterator[None]:
     """Turn what decoders raise into a PictureError: for a damaged file, that is almost any type.
 
-    A ValueError's text is the reason, as raydae's own checks raise it. With other errors, the
-    picture cannot be read.
+    The text of PixelsError is the reason. With other errors, the picture cannot be read.
     """
     try:
         yield
@@ -73,7 +72,7 @@ def reading(source: Path | BinaryIO) -> Iterator[None]:
     except MemoryError as error:
         raise PictureError(f"{name_of(source)}: does not fit into memory") from error
     except Exception as error:
-        prefix = "" if type(error) in (ValueError, DepthError) else "cannot be read: "
+        prefix = "" if isinstance(error, PixelsError) else "cannot be read: "
         raise PictureError(f"{name_of(source)}: {prefix}{reason_of(error)}") from error
 
 
@@ -154,7 +153,7 @@ def open_picture(source: Path | BinaryIO, max_pixels: int) -> Iterator[Image.Ima
                 yield image
     except PictureError:
         raise
-    except DepthError as error:
+    except PixelsError as error:
         raise PictureError(f"{name_of(source)}: {error}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PictureError(f"{name_of(source)}: more than {MAX_PIXELS} pixels") from error

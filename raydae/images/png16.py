@@ -11,6 +11,8 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from raydae.images.depth import PixelsError
+
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 # Chunks that describe the stored pixels: their size, data, transparent colour and frames, and how
@@ -56,18 +58,18 @@ def decode(data: bytes, header: Header, max_pixels: int) -> tuple[NDArray[np.uin
     A transparent colour becomes an alpha channel.
 
     Raises:
-        ValueError: The file is damaged, has several frames, or more than `max_pixels`.
+        PixelsError: The file is damaged, has several frames, or more than `max_pixels`.
         imagecodecs.PngError: The file is damaged.
     """
     import imagecodecs
 
     if header.width * header.height > max_pixels:
-        raise ValueError(f"{header.width}x{header.height} is more than {max_pixels} pixels")
+        raise PixelsError(f"{header.width}x{header.height} is more than {max_pixels} pixels")
     key: NDArray[np.uint16] | None = None
     kept: list[bytes | bytearray] = []
     for kind, content in _chunks(data):
         if kind == b"acTL" and (frames := int.from_bytes(content[:4], "big")) > 1:
-            raise ValueError(f"has {frames} frames: save them as single pictures")
+            raise PixelsError(f"has {frames} frames: save them as single pictures")
         if kind == b"tRNS" and header.channels == 3:
             key = np.array(struct.unpack(">3H", content), np.uint16)
         if kind not in _NOT_COPIED and (kind in _KNOWN or kind[3:].islower()):
@@ -93,20 +95,20 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yield the type and the data of each chunk; none for the data of IDAT.
 
     Raises:
-        ValueError: The file is truncated, or a chunk's checksum is wrong.
+        PixelsError: The file is truncated, or a chunk's checksum is wrong.
     """
     start = len(SIGNATURE)
     kind = b""
     while kind != b"IEND":
         if start + 12 > len(data):
-            raise ValueError("the file is truncated")
+            raise PixelsError("the file is truncated")
         size, kind = struct.unpack(">I4s", data[start : start + 8])
         end = start + 12 + size
         if end > len(data):
-            raise ValueError("the file is truncated")
+            raise PixelsError("the file is truncated")
         if zlib.crc32(memoryview(data)[start + 4 : end - 4]) != int.from_bytes(
             data[end - 4 : end], "big"
         ):
-            raise ValueError(f"the checksum of chunk {kind.decode('ascii', 'replace')} is wrong")
+            raise PixelsError(f"the checksum of chunk {kind.decode('ascii', 'replace')} is wrong")
         yield kind, b"" if kind in (b"IDAT", b"fdAT") else data[start + 8 : end - 4]
         start = end

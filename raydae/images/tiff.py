@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from raydae.images.depth import PixelsError
+
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
 
@@ -103,7 +105,8 @@ def _is_plain(page: "TiffPage") -> bool:
     colours = {_RGB: 3, _CMYK: 4, _YCBCR: 3, _LAB: 3}.get(page.photometric, 1)
     extra = page.samplesperpixel - colours
     if bits == 16:
-        return page.photometric == 1 and extra == 0 and not (page.is_imagej or page.is_ome)
+        is_special = page.is_imagej or page.is_ome or page.subifds
+        return page.photometric == 1 and extra == 0 and not is_special
     alphas = (*_ALPHA, 999) if colours in (1, 3) else ()
     alpha = extra == 1 and (page.extrasamples or (999,))[0] in alphas
     return bits <= 8 and (extra == 0 or alpha)
@@ -134,45 +137,48 @@ def _count(tiff: "TiffFile") -> int:
 
 
 def check_chain(tiff: "TiffFile") -> None:
-    """Raise a ValueError if the chain of pages is broken: tifffile stops there without an error."""
+    """Raise PixelsError if the chain of pages is broken: tifffile stops there without an error."""
     page, form = tiff.pages[-1], tiff.tiff
     tiff.filehandle.seek(page.offset)
     count = struct.unpack(form.tagnoformat, tiff.filehandle.read(form.tagnosize))[0]
     tiff.filehandle.seek(page.offset + form.tagnosize + count * form.tagsize)
     following = tiff.filehandle.read(form.offsetsize)
-    if following.strip(b"\0"):
-        raise ValueError(f"the file is truncated: a page after page {len(tiff.pages)} is missing")
+    if following != bytes(form.offsetsize):
+        raise PixelsError(f"the file is truncated: a page after page {len(tiff.pages)} is missing")
 
 
 def check(plane: Plane, file_size: int, max_pixels: int) -> None:
-    """Raise a ValueError if a plane cannot be denoised, with the reason."""
+    """Raise PixelsError if a plane cannot be denoised, with the reason."""
     page = plane.page
     height, width = plane.size
     if not (height and width):
-        raise ValueError("has no pixels")
+        raise PixelsError("has no pixels")
     if height * width > max_pixels:
-        raise ValueError(f"{width}x{height} is more than {max_pixels} pixels")
+        raise PixelsError(f"{width}x{height} is more than {max_pixels} pixels")
     if height * width * page.samplesperpixel > _MAX_SAMPLES * max_pixels:
-        raise ValueError(f"{page.samplesperpixel} channels of {width}x{height} are too many")
+        raise PixelsError(f"{page.samplesperpixel} channels of {width}x{height} are too many")
     if page.imagedepth > 1:
-        raise ValueError("volumes in one page are not supported: save one page for each plane")
+        raise PixelsError("volumes in one page are not supported: save one page for each plane")
     dtype = page.dtype
     if dtype is None or dtype.kind not in "iuf" or dtype.itemsize * 8 != page.bitspersample:
-        raise ValueError(
+        raise PixelsError(
             f"{page.bitspersample} bits a channel ({_name(page.sampleformat)}) are not supported: "
             "save 8, 16 or 32 bits, or floating point"
         )
     is_jpeg = page.photometric == _YCBCR and page.compression == 7  # is decoded as RGB
     if page.photometric not in (*_GREY, _RGB, _CMYK) and not is_jpeg:
-        raise ValueError(f"pixels of kind {_name(page.photometric)} are not supported: save as RGB")
+        raise PixelsError(
+            f"pixels of kind {_name(page.photometric)} are not supported: save as RGB"
+        )
     least = {_RGB: 3, _CMYK: 4, _YCBCR: 3}.get(page.photometric, 1)
     if page.samplesperpixel < least:
-        raise ValueError(f"{_name(page.photometric)} with {page.samplesperpixel} channels")
+        raise PixelsError(f"{_name(page.photometric)} with {page.samplesperpixel} channels")
     ends = [o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=False)]
     if plane.index:
         ends = [plane.offset + int(page.nbytes)]
-    if not ends or min(page.databytecounts) <= 0 or max(ends) > file_size:
-        raise ValueError("the file is truncated, or parts of its pixels are missing")
+    is_short = page.compression == 1 and sum(page.databytecounts) < page.nbytes
+    if not ends or is_short or min(page.databytecounts) <= 0 or max(ends) > file_size:
+        raise PixelsError("the file is truncated, or parts of its pixels are missing")
 
 
 def read_plane(tiff: "TiffFile", plane: Plane) -> NDArray[Any]:
@@ -228,22 +234,23 @@ def read_single(stream: BinaryIO, max_pixels: int) -> NDArray[Any]:
     """Return the pixels of a TIFF with one page, H×W×C of grey or RGB, in the dtype of the file.
 
     Raises:
-        ValueError: It has several pages or other channels, or is damaged, as in `check`.
+        PixelsError: It has several pages or other channels, or is damaged, as in `check`.
     """
     size = stream.seek(0, 2)
+    stream.seek(0)
     with open_tiff(stream) as tiff:
         planes = [plane for plane in planes_of(tiff) if not plane.copy]
         if len(planes) != 1:
-            raise ValueError(f"has {len(planes)} pages: save them as single pictures")
+            raise PixelsError(f"has {len(planes)} pages: save them as single pictures")
         check(planes[0], size, max_pixels)
         page = planes[0].page
         groups = channel_groups(page)
         if page.photometric == _CMYK or len(groups) != 1:
-            raise ValueError(f"has {page.samplesperpixel} channels: save it as RGB or grey")
+            raise PixelsError(f"has {page.samplesperpixel} channels: save it as RGB or grey")
         pixels = channels_last(read_plane(tiff, planes[0]))[..., groups[0]]
     if is_inverted(page):
         if pixels.dtype.kind != "u":
-            raise ValueError("white as 0 is not supported here: save it with black as 0")
+            raise PixelsError("white as 0 is not supported here: save it with black as 0")
         np.invert(pixels, out=pixels)
     return pixels
 

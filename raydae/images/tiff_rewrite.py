@@ -1,9 +1,11 @@
 """Replace the pixels in a copy of a TIFF, and leave everything else of the file as it is.
 
 Tags, descriptions, profiles, EXIF data, the order of the pages and the vendors' own tags stay byte
-by byte. Encoded pixels are written over the old ones or, if they have become longer, at the end.
+by byte. Encoded pixels are written over the old ones and, where they need more space, at the end.
 """
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,20 +23,63 @@ _ENCODERS = {
     **{34926: "zstd", 50000: "zstd"},
 }
 _NO_PREDICTOR, _HORIZONTAL, _FLOATING = 1, 2, 3
-_COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _PREDICTOR = 259, 262, 266, 317
+_COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _PREDICTOR, _SUBSAMPLING = 259, 262, 266, 317, 530
 
 
-def write_plane(tiff: "TiffFile", plane: Plane, array: NDArray[Any]) -> None:
+class Space:
+    """The bytes of a file that hold pixels, and which of them are free."""
+
+    def __init__(self, tiff: "TiffFile", planes: Iterable[Plane]) -> None:
+        """Note which parts of the file are used by more than one page: those stay as they are."""
+        self._tiff = tiff
+        self._users = Counter(
+            offset for plane in planes for offset in set(plane.page.dataoffsets) if not plane.index
+        )
+        self._free: list[tuple[int, int]] = []  # (start, end)
+
+    def release(self, offsets: Iterable[int], sizes: Iterable[int]) -> None:
+        """Free the parts of a page that no other page uses."""
+        parts = set(zip(offsets, sizes, strict=True))
+        parts = {(start, start + size) for start, size in parts if self._users[start] == 1}
+        merged: list[tuple[int, int]] = []
+        for start, end in sorted(parts | set(self._free)):
+            if merged and start <= merged[-1][1]:
+                merged[-1] = merged[-1][0], max(end, merged[-1][1])
+            else:
+                merged.append((start, end))
+        self._free = merged
+
+    def take(self, size: int) -> int:
+        """Return where to write so many bytes: in the first free part, or at the end of the file.
+
+        Raises:
+            ValueError: The end is beyond 4 GiB, in a TIFF that is not a BigTIFF.
+        """
+        for number, (start, end) in enumerate(self._free):
+            if end - start >= size:
+                self._free[number] = start + size, end
+                return start
+        handle = self._tiff.filehandle
+        start = handle.seek(0, 2)
+        if start % 2:  # the specification wants even offsets
+            start += handle.write(b"\0")
+        if not self._tiff.is_bigtiff and start + size > 2**32 - 2**20:
+            raise ValueError("it would grow beyond 4 GiB: save it as BigTIFF first")
+        return start
+
+
+def write_plane(tiff: "TiffFile", plane: Plane, array: NDArray[Any], space: Space) -> None:
     """Write the pixels of a plane.
 
     Args:
-        tiff: The copy, opened with mode r+b.
+        tiff: The copy, opened for reading and writing.
         plane: One of its planes.
         array: As `read_plane` returned it.
+        space: Of the copy.
 
     Raises:
         OSError: The disk is full.
-        ValueError: The pixels would begin beyond 4 GiB, in a TIFF that is not a BigTIFF.
+        ValueError: As `Space.take`.
     """
     page, handle = plane.page, tiff.filehandle
     if plane.index:
@@ -47,19 +92,14 @@ def write_plane(tiff: "TiffFile", plane: Plane, array: NDArray[Any]) -> None:
         compression, predictor = _DEFLATE, _NO_PREDICTOR
     if predictor not in (_HORIZONTAL, _FLOATING):
         predictor = _NO_PREDICTOR
-    offsets, sizes = list(page.dataoffsets), list(page.databytecounts)
-    for index in range(len(offsets)):
+    space.release(page.dataoffsets, page.databytecounts)
+    offsets, sizes = [], []
+    for index in range(len(page.dataoffsets)):
         data = _encode(_segment(array, page, index), compression, predictor, tiff.byteorder)
-        if len(data) > sizes[index]:
-            offsets[index] = handle.seek(0, 2)
-            if offsets[index] % 2:  # the specification wants words
-                offsets[index] += handle.write(b"\0")
-            if not tiff.is_bigtiff and offsets[index] + len(data) > 2**32 - 2**20:
-                raise ValueError("it would grow beyond 4 GiB: save it as BigTIFF first")
-        handle.seek(offsets[index])
+        offsets.append(space.take(len(data)))
+        sizes.append(len(data))
+        handle.seek(offsets[-1])
         handle.write(data)
-        if compression != _RAW:
-            sizes[index] = len(data)
     _set_tags(page, offsets, sizes, compression, predictor)
 
 
@@ -78,6 +118,8 @@ def _set_tags(
         page.tags[_COMPRESSION].overwrite(compression)
         if page.photometric == 6:  # was decoded to RGB
             page.tags[_PHOTOMETRIC].overwrite(2)
+            if _SUBSAMPLING in page.tags:
+                page.tags[_SUBSAMPLING].overwrite((1, 1))
     for code, value in ((_PREDICTOR, predictor), (_FILL_ORDER, 1)):
         if code in page.tags and int(page.tags[code].value) != value:
             page.tags[code].overwrite(value)
