@@ -236,7 +236,7 @@ class Denoiser:
             if image.ndim == 2:
                 values = values.mean(2)
             before = noisy[rows, columns, 0] if image.ndim == 2 else noisy[rows, columns]
-            self._squares += float((values - before).square_().sum(dtype=torch.float64))
+            self._squares += float((values - before).square_().mean()) * values.numel()
             if blend != FULL_STRENGTH:
                 values = blend(before, values)
             if image.dtype == np.uint8:
