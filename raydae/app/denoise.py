@@ -78,6 +78,8 @@ def main(argv: Sequence[str]) -> int:
     args = parse(Arguments, __doc__ or "", argv)
     sigma = None if args.add_noise is None else parse_level(args.add_noise, "--add-noise")
     check_strengths(args)
+    if args.pages and sigma is not None:
+        raise UserError("--add-noise takes single pictures: leave out --pages")
     if not args.inputs:
         raise UserError("no pictures given: name files, folders or patterns")
     model = find_model(args.model)

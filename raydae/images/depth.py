@@ -111,7 +111,7 @@ def denoise_values(values: NDArray[Any], denoise: Denoise, stretches: Stretches)
         ValueError: `denoise` returned another shape or dtype.
     """
     if values.dtype == np.uint8:
-        values[...] = _checked(denoise, np.array(values, order="C"))
+        values[...] = _checked(denoise, np.ascontiguousarray(values))
         return
     scale = Scale.of(values)
     if scale.low == scale.high:
@@ -136,7 +136,7 @@ def to_8_bits(values: NDArray[Any], channels: int) -> NDArray[np.uint8]:
     Raises:
         PixelsError: A value is outside that range, or the dtype is not supported.
     """
-    if values.dtype.kind not in "iuf":
+    if values.dtype.kind not in "iuf" or values.dtype == np.int8:
         raise PixelsError(f"{values.dtype.name} values are not supported: save them with 16 bits")
     values = values.reshape(*values.shape[:2], -1)
     values = values[..., : channels if values.shape[2] >= channels else 1]

@@ -88,7 +88,8 @@ def is_beyond_pillow(stream: BinaryIO, first_page_only: bool = False) -> bool:
         with open_tiff(stream) as tiff:
             page = tiff.pages.first
             if first_page_only and page.bitspersample <= 8:
-                return not (_is_plain(page) or page.photometric == _RGB)
+                is_signed = page.sampleformat == 2
+                return is_signed or (page.photometric in _GREY and page.samplesperpixel > 2)
             return len(tiff.pages) > 1 or _count(tiff) > 1 or not _is_plain(page)
     except Exception:  # whatever tifffile finds wrong, Pillow has a message for it
         return False

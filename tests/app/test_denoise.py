@@ -109,6 +109,11 @@ def test_strengths_out_of_range(name: str, value: str, tmp_path: Path) -> None:
         main(["a.png", "--out", str(tmp_path / "out"), f"--{name}={value}"])
 
 
+def test_pages_with_noise_to_add_are_refused() -> None:
+    with pytest.raises(UserError, match="--add-noise takes single pictures: leave out --pages"):
+        main(["a.tif", "--out", "out", "--pages", "--add-noise", "25"])
+
+
 def test_pages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(0)
     stack = rng.integers(0, 65536, (3, 40, 50), dtype=np.uint16)

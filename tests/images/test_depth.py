@@ -196,6 +196,7 @@ class TestReadRgb:
             (np.zeros((9, 9, 5), "u2"), {"photometric": "minisblack"}, "has 5 channels: save it"),
             (np.zeros((9, 9, 5), "u1"), {"photometric": "minisblack"}, "has 5 channels: save it"),
             (np.zeros((9, 9), "c8"), {}, "are not supported"),
+            (np.zeros((9, 9), "i1"), {}, "int8 values are not supported: save them with 16"),
         ],
     )
     def test_what_eight_bits_cannot_hold_is_refused(
@@ -205,6 +206,18 @@ class TestReadRgb:
             options = {**options, "planarconfig": "contig"}
         with pytest.raises(PictureError, match=reason):
             read_rgb(tiff(tmp_path / "in.tif", pixels, **options))
+
+    @pytest.mark.parametrize("channels", [2, 4, 5])
+    def test_further_channels_of_eight_bits_are_dropped_as_before(
+        self, tmp_path: Path, channels: int
+    ) -> None:
+        pixels = random_values((9, 8, channels), np.uint8)
+        kind = "minisblack" if channels == 2 else "rgb"
+        extra = [0] * (channels - (1 if channels == 2 else 3))
+        options = {"photometric": kind, "extrasamples": extra, "planarconfig": "contig"}
+        source = tiff(tmp_path / "in.tif", pixels, **options)
+        expected = np.repeat(pixels[..., :1], 3, axis=2) if channels == 2 else pixels[..., :3]
+        np.testing.assert_array_equal(read_rgb(source), expected)
 
     def test_the_first_of_several_pages_of_eight_bits_is_read_as_before(
         self, tmp_path: Path
