@@ -43,7 +43,8 @@ def load(
 
     Returns:
         A function from an image, HxWx3 (RGB) or HxW (grey), uint8 or floating point on [0, 1], to
-        the denoised image of the same shape and dtype.
+        the denoised image of the same shape and dtype. Its arguments `strength`, `luma` and
+        `chroma`, from 0 to 1, say how much of the change to apply, and to brightness and colour.
 
     Raises:
         UserError: there is no such file, it is not a model of raydae, or its network is in a

@@ -2,7 +2,10 @@
 
 - `config`: the settings of the images
 - `pictures`: read image files of many formats and modes
+- `png16`, `tiff`: read what Pillow would cut to 8 bits; `stored_bits`: tell where it does
+- `depth`: denoise values of any depth; scale them to 8 bits
 - `denoise_file`: denoise one into another file of the same mode, format and metadata
+- `denoise_tiff`: the pages of a TIFF; `tiff_rewrite`: replace the pixels in a copy of one
 - `inputs`: find the pictures that a user's files, folders and patterns name
 - `source`: the protocol of a data source of the user's own
 - `image_sets`: the record of an image, the sets of a run, `read_image`

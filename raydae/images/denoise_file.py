@@ -8,19 +8,24 @@
 | P                     | uint8 H×W×3                                 | RGB, RGBA if transparent |
 | CMYK                  | C, M, Y inverted as RGB; K inverted as grey | CMYK                     |
 | YCbCr                 | uint8 H×W×3, converted                      | YCbCr                    |
-| I;16, I;16B           | float32 H×W, value / 65535                  | the same                 |
-| I, within 0 … 65535   | float32 H×W, value / 65535                  | I                        |
-| F, LAB, HSV, others   | refused                                     |                          |
+| I;16, I;16B           | float32 H×W, see `depth`                    | the same                 |
+| I, within 0 … 65535   | float32 H×W, see `depth`                    | I                        |
+| PNG, 16 bits: colour  | float32 H×W×3, see `depth`                  | the same; alpha unchanged|
+| or grey with alpha    | float32 H×W                                 |                          |
+| TIFF of 8, 16 or 32   | each page, with `pages` if there are several| the same; alpha unchanged|
+| bits or floating point| float32, uint8 if 8 bits; H×W×3 if RGB,     |                          |
+|                       | each channel as H×W if not RGB              |                          |
+| LAB, HSV, others      | refused                                     |                          |
 
-Pillow opens colour of 16 bits a channel, and grey of 16 bits with alpha, as 8 bits. Such files are
-denoised and written with 8 bits. A transparent colour of a PNG becomes an alpha channel.
+Other formats that Pillow opens as 8 bits although they hold more (colour in PPM, JPEG 2000, SGI and
+AVIF) are written with 8 bits. A transparent colour of a PNG becomes an alpha channel.
 """
 
 import contextlib
 import functools
 import io
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,17 +35,22 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from raydae.core.errors import UserError
+from raydae.images import png16
+from raydae.images.denoise_tiff import denoise_tiff
+from raydae.images.depth import Denoise, Stretches, denoise_values
 from raydae.images.pictures import (
     MAX_PIXELS,
     Index,
     PictureError,
     convert,
     open_picture,
-    read_16_bit,
     read_channels,
+    reading,
     reason_of,
     working_mode,
 )
+from raydae.images.stored_bits import stored_bits
+from raydae.images.tiff import is_beyond_pillow
 
 # The channels to denoise, for the modes that have others.
 _COLOUR: dict[str, Index] = {"LA": np.s_[..., 0], "RGBA": np.s_[..., :3]}
@@ -69,65 +79,124 @@ _TIFF_DIRECTORIES = {34665, 34853}
 def denoise_file(
     source: Path,
     target: Path,
-    denoise: Callable[[NDArray[Any]], NDArray[Any]],
+    denoise: Denoise,
     max_pixels: int = MAX_PIXELS,
+    pages: bool = False,
+    say: Callable[[str], None] = lambda line: None,
 ) -> tuple[int, int]:
     """Denoise a picture into another file of the same format, size and metadata.
 
-    The module's table lists the modes. EXIF, XMP (not in PNG), the ICC profile and the resolution
-    are kept. The orientation tag is kept and not applied, except in a TIFF: Pillow turns it upright
-    and the tag is removed.
+    The module's table lists the modes. EXIF, XMP (not in PNG of 8 bits), the ICC profile and the
+    resolution are kept. The orientation tag is kept and not applied, except in a TIFF of 8 bits, or
+    of grey with 16: Pillow turns it upright and the tag is removed.
 
     JPEG and AVIF are written with quality 95 and without chroma subsampling, the other formats
     without loss. A TIFF keeps its compression; if that was lossy, it is deflated; if it has EXIF or
-    GPS data, it is uncompressed. Of a JPEG with several pictures (MPO), as phones write it, only
-    the main picture is kept.
+    GPS data and Pillow writes it, it is uncompressed. Of a JPEG with several pictures (MPO), as
+    phones write it, only the main picture is kept.
 
     The target is written whole or not at all. Missing folders are created.
 
     Args:
         source: The picture. Its content, not its suffix, determines the format.
         target: The file to write; replaced if it exists.
-        denoise: Maps an array, uint8 H×W×3 or H×W, or float32 H×W in [0, 1], to an array of the
-            same shape and dtype. It may overwrite its argument and return it. The array that it
-            returns may be overwritten here. It is called twice for CMYK.
+        denoise: Maps an array, uint8 or float32 on [0, 1], H×W×3 or H×W, to an array of the same
+            shape and dtype. It may overwrite its argument and return it. The array that it returns
+            may be overwritten here. It is called twice for CMYK, and once for each page, and each
+            channel that is not part of a colour.
         max_pixels: Refuse a larger picture before it is decoded; at most `MAX_PIXELS`.
+        pages: Denoise every page of a TIFF that has several.
+        say: Is called with a line for the user if values were scaled, or bits lost.
 
     Returns:
-        The picture's (height, width).
+        The picture's (height, width); of several pages the first's.
 
     Raises:
         UserError: The target is the source.
         PictureError: The source is damaged, has several frames, or has a mode or format that is
-            not supported; this is checked before `denoise` is called. Or the target cannot be
-            written.
+            not supported; all but values that are no numbers is checked before `denoise` is called.
+            Or the target cannot be written.
         ValueError: `denoise` returned another shape or dtype.
     """
     with contextlib.suppress(OSError):  # one of them does not exist
         if target.samefile(source):
             raise UserError(f"{source} would be overwritten: choose another output folder")
-    picture = _decode(source, max_pixels)
-    for index, plane in enumerate(picture.planes):
-        result = denoise(plane)
-        if (result.shape, result.dtype) != (plane.shape, plane.dtype):
-            raise ValueError(
-                f"the denoiser was given {plane.dtype} {plane.shape} "
-                f"and returned {result.dtype} {result.shape}"
-            )
-        picture.planes[index] = result
-        del plane, result  # free the memory before encoding
-    image = _assemble(picture)
+    stretches = Stretches()
+    with reading(source), source.open("rb") as stream:
+        header = png16.read_header(stream)
+        beyond_pillow = is_beyond_pillow(stream)
+    if beyond_pillow:
+        with _replacing(target) as temporary:
+            size = denoise_tiff(source, temporary, denoise, max_pixels, pages, stretches)
+    elif header is not None:
+        size = _denoise_png16(source, target, denoise, header, max_pixels, stretches)
+    else:
+        size = _denoise_with_pillow(source, target, denoise, max_pixels, stretches, say)
+    if stretches.line:
+        say(stretches.line)
+    return size
+
+
+@contextlib.contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
+    """Yield a temporary name, and rename its file to the target at the end; or delete it.
+
+    Raises:
+        PictureError: The body raised an OSError, as when the disk is full.
+    """
     temporary = target.with_name(f".raydae-{secrets.token_hex(8)}{target.suffix}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        image.save(temporary, picture.format, **picture.options)
+        yield temporary
         temporary.replace(target)
-    except Exception as error:  # the disk is full, or Pillow cannot write metadata that it read
+    except PictureError:
+        raise
+    except OSError as error:
         raise PictureError(f"{target}: cannot be written: {reason_of(error)}") from error
     finally:
         with contextlib.suppress(OSError):  # replaced, or never created
             temporary.unlink()
+
+
+def _denoise_with_pillow(
+    source: Path,
+    target: Path,
+    denoise: Denoise,
+    max_pixels: int,
+    stretches: Stretches,
+    say: Callable[[str], None],
+) -> tuple[int, int]:
+    """Denoise a picture that Pillow reads and writes; return (height, width)."""
+    picture = _decode(source, max_pixels)
+    for plane in picture.planes:
+        denoise_values(plane, denoise, stretches)
+    image = _assemble(picture)
+    with _replacing(target) as temporary:
+        try:
+            image.save(temporary, picture.format, **picture.options)
+        except Exception as error:  # Pillow cannot write metadata that it read
+            raise OSError(reason_of(error)) from error
+    if picture.bits > 8:
+        say(f"its {picture.bits} bits a channel became 8: save it as PNG or TIFF to keep them")
     return image.height, image.width
+
+
+def _denoise_png16(
+    source: Path,
+    target: Path,
+    denoise: Denoise,
+    header: png16.Header,
+    max_pixels: int,
+    stretches: Stretches,
+) -> tuple[int, int]:
+    """Denoise a PNG of 16 bits with colour or alpha; return (height, width)."""
+    with reading(source):
+        pixels, kept = png16.decode(source.read_bytes(), header, max_pixels)
+    colours = pixels[..., :3] if pixels.shape[2] > 2 else pixels[..., 0]
+    denoise_values(colours, denoise, stretches)
+    with _replacing(target) as temporary:
+        temporary.write_bytes(png16.encode(pixels, kept))
+    return header.height, header.width
 
 
 @dataclass
@@ -141,6 +210,8 @@ class _Picture:
     alpha: Image.Image | None
     options: dict[str, Any]
     """Metadata and quality: options of `Image.save`."""
+    bits: int
+    """Bits a channel in the file; 0 if the mode keeps them."""
 
 
 def _decode(source: Path, max_pixels: int) -> _Picture:
@@ -165,7 +236,7 @@ def _decode(source: Path, max_pixels: int) -> _Picture:
         options = {**_SAVE_OPTIONS.get(format_name, {}), **_metadata(image)}
         alpha = None
         if mode.startswith("I"):
-            planes = [read_16_bit(image, source)]
+            planes = [read_channels(image, ..., np.int32 if mode == "I" else np.uint16)]
         elif mode == "CMYK":  # more ink is darker: inverted, the inks look like a photograph
             planes = [
                 read_channels(image, index, np.uint8) for index in (np.s_[..., :3], np.s_[..., 3])
@@ -177,7 +248,8 @@ def _decode(source: Path, max_pixels: int) -> _Picture:
             planes = [read_channels(converted, _COLOUR.get(mode, ...), np.uint8)]
             if mode in _COLOUR:
                 alpha = converted.getchannel("A")
-    return _Picture(format_name, mode, planes, alpha, options)
+        bits = stored_bits(source, format_name) if not mode.startswith("I") else 0
+    return _Picture(format_name, mode, planes, alpha, options, bits)
 
 
 @functools.cache
@@ -222,9 +294,6 @@ def _assemble(picture: _Picture) -> Image.Image:
         size = inks.shape[1], inks.shape[0]
         return Image.frombuffer("CMYK", size, inks, "raw", "CMYK", 0, 1)
     if picture.mode.startswith("I"):
-        np.clip(plane, 0, 1, out=plane)
-        plane *= 65535
-        np.rint(plane, out=plane)
         return Image.fromarray(plane.astype({"I": "<i4", "I;16B": ">u2"}.get(picture.mode, "<u2")))
     image = Image.fromarray(plane)
     if picture.alpha is not None:

@@ -1,8 +1,8 @@
 """Read pictures: image files as users have them, of many formats and modes.
 
 A network takes RGB or grey arrays, but users' files also hold palettes, alpha, inks and 16 bits.
-This module opens such files with Pillow, checks them, and copies their pixels into arrays.
-`denoise_file` writes them back.
+This module opens such files with Pillow, checks them, and copies their pixels into arrays. `png16`
+and `tiff` read what Pillow would cut to 8 bits, or cannot read. `denoise_file` writes them back.
 """
 
 import contextlib
@@ -16,6 +16,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+
+from raydae.images import png16
+from raydae.images import tiff as tiffs
+from raydae.images.depth import PixelsError, to_8_bits
 
 MAX_PIXELS = 10**9
 """The largest number of pixels that a picture may have."""
@@ -55,12 +59,29 @@ class PictureError(OSError):
     """
 
 
+@contextlib.contextmanager
+def reading(source: Path | BinaryIO) -> Iterator[None]:
+    """Turn what decoders raise into a PictureError: for a damaged file, that is almost any type.
+
+    The text of PixelsError is the reason. With other errors, the picture cannot be read.
+    """
+    try:
+        yield
+    except PictureError:
+        raise
+    except MemoryError as error:
+        raise PictureError(f"{name_of(source)}: does not fit into memory") from error
+    except Exception as error:
+        prefix = "" if isinstance(error, PixelsError) else "cannot be read: "
+        raise PictureError(f"{name_of(source)}: {prefix}{reason_of(error)}") from error
+
+
 def read_rgb(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Read the first frame of a picture as RGB.
 
-    Every mode is supported except F, LAB and HSV. Alpha is dropped without blending. Grey of 16
-    bits is scaled to 8 bits; Pillow would clip it. The orientation tag is ignored, except in a
-    TIFF, which Pillow turns upright.
+    Every mode is supported except LAB and HSV. Alpha is dropped without blending. Values of more
+    than 8 bits are scaled to 8 bits and rounded. The orientation tag is ignored, except in a TIFF
+    of 8 bits, or of grey with 16, which Pillow turns upright.
 
     Args:
         source: A path, or a binary stream.
@@ -70,13 +91,21 @@ def read_rgb(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> NDArray[n
         A writable array, uint8 H×W×3.
 
     Raises:
-        PictureError: The file is not a picture, is truncated, or has more than `max_pixels`.
+        PictureError: The file is not a picture, is truncated, or has more than `max_pixels`. Or it
+            is a TIFF of more than 8 bits with several pages, with channels that are not grey, RGB
+            or alpha, or with values outside 0 … 65535, or outside 0 … 1 in floating point.
     """
+    with reading(source), _stream_of(source) as stream:
+        if (header := png16.read_header(stream)) is not None:
+            with _one_at_a_time(header.width * header.height):
+                return to_8_bits(png16.decode(stream.read(), header, max_pixels)[0], 3)
+        if tiffs.is_beyond_pillow(stream, first_page_only=True):
+            with _one_at_a_time(tiffs.pixels_of(stream)):
+                return to_8_bits(tiffs.read_single(stream, max_pixels), 3)
     with open_picture(source, max_pixels) as image:
         converted = convert(image, working_mode(image, source))
         if converted.mode.startswith("I"):
-            grey = np.rint(read_16_bit(converted, source) * 255).astype(np.uint8)
-            return np.repeat(grey[..., np.newaxis], 3, axis=2)
+            return to_8_bits(read_channels(converted, ..., np.int32), 3)
         if converted.mode != "RGBA":
             converted = convert(converted, "RGB")
         return read_channels(converted, np.s_[..., :3], np.uint8)
@@ -114,18 +143,18 @@ def open_picture(source: Path | BinaryIO, max_pixels: int) -> Iterator[Image.Ima
     try:
         # Pillow 13 maps uncompressed grey and RGBA TIFFs into memory if it is given a path, and
         # then garbles those with an orientation tag. Given a stream, it reads them correctly.
-        file = source.open("rb") if isinstance(source, Path) else contextlib.nullcontext(source)
-        with file as stream, Image.open(stream, formats=formats()) as image:
+        with _stream_of(source) as stream, Image.open(stream, formats=formats()) as image:
             if image.width * image.height > max_pixels:
                 raise PictureError(
                     f"{name_of(source)}: {image.width}x{image.height} is more than "
                     f"{max_pixels} pixels"
                 )
-            is_large = image.width * image.height > LARGE
-            with _large_picture if is_large else contextlib.nullcontext():
+            with _one_at_a_time(image.width * image.height):
                 yield image
     except PictureError:
         raise
+    except PixelsError as error:
+        raise PictureError(f"{name_of(source)}: {error}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PictureError(f"{name_of(source)}: more than {MAX_PIXELS} pixels") from error
     except UnidentifiedImageError as error:
@@ -134,6 +163,16 @@ def open_picture(source: Path | BinaryIO, max_pixels: int) -> Iterator[Image.Ima
         ) from error
     except Exception as error:
         raise PictureError(f"{name_of(source)}: cannot be read: {reason_of(error)}") from error
+
+
+def _stream_of(source: Path | BinaryIO) -> contextlib.AbstractContextManager[BinaryIO]:
+    """Return an open stream of a picture; it is closed only if it was opened here."""
+    return source.open("rb") if isinstance(source, Path) else contextlib.nullcontext(source)
+
+
+def _one_at_a_time(pixels: int) -> contextlib.AbstractContextManager[Any]:
+    """Return a lock for large pictures."""
+    return _large_picture if pixels > LARGE else contextlib.nullcontext()
 
 
 def working_mode(image: Image.Image, source: Path | BinaryIO) -> str:
@@ -150,7 +189,7 @@ def working_mode(image: Image.Image, source: Path | BinaryIO) -> str:
     if mode is None:
         raise PictureError(
             f"{name_of(source)}: mode {image.mode} is not supported: "
-            "save it as RGB, or as grey of 8 or 16 bits"
+            "save it as RGB or grey, in a TIFF if it has floating point"
         )
     if image.has_transparency_data:
         return {"L": "LA", "RGB": "RGBA"}.get(mode, mode)
@@ -163,7 +202,7 @@ def convert(image: Image.Image, mode: str) -> Image.Image:
 
 
 def read_channels(
-    image: Image.Image, index: Index, dtype: type[np.uint8] | type[np.float32]
+    image: Image.Image, index: Index, dtype: type[np.uint8 | np.uint16 | np.int32]
 ) -> NDArray[Any]:
     """Copy some channels of an image into an array.
 
@@ -185,19 +224,6 @@ def read_channels(
         strip = image.crop((0, top, width, min(top + rows, height)))
         array[top : top + rows] = np.asarray(strip)[index]
     return array
-
-
-def read_16_bit(image: Image.Image, source: Path | BinaryIO) -> NDArray[np.float32]:
-    """Read grey of 16 bits as float32 H×W in [0, 1].
-
-    Raises:
-        PictureError: The image has 32 bits a pixel, and values outside 0 … 65535.
-    """
-    grey = read_channels(image, ..., np.float32)
-    if grey.min() < 0 or grey.max() > 65535:
-        raise PictureError(f"{name_of(source)}: values outside 0 to 65535: save it with 16 bits")
-    grey /= 65535
-    return grey
 
 
 def name_of(source: Path | BinaryIO) -> str:

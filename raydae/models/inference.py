@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +17,42 @@ PROBE = 1024  # on a GPU: larger images are cut by memory, which a tile of this 
 MAX_TILE = 4096  # on a GPU: 64 channels stay below 2**31 values, the limit of cuDNN's fast kernels
 MIN_TILE = 128  # after running out of memory
 WHOLE = 2**20  # larger than any image
+LUMA_WEIGHTS = (0.299, 0.587, 0.114)  # of R, G and B: Y of ITU-R BT.601, as in JPEG
 MEMORY_FRACTION = 0.5  # of a GPU's free memory: the rest is for fragments and for other processes
+
+
+class Blend(NamedTuple):
+    """How much of the network's change is applied, to the luma and to the rest, each in 0..1."""
+
+    luma: float
+    chroma: float
+
+    @classmethod
+    def of(
+        cls, strength: float, luma: float | None, chroma: float | None, is_grey: bool
+    ) -> "Blend":
+        """Return the strengths; raise a ValueError if one is not in 0..1."""
+        for name, value in (("strength", strength), ("luma", luma), ("chroma", chroma)):
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name} is a number from 0 to 1, not {value}")
+        luma = strength if luma is None else luma
+        return cls(luma, luma if is_grey else strength if chroma is None else chroma)
+
+    def __call__(self, noisy: Tensor, denoised: Tensor) -> Tensor:
+        """Return a blend of two tensors, (h, w, 3) RGB or (h, w) grey, float32.
+
+        Values stay in [0, 1], or between there and the noisy value if that lies outside.
+        """
+        change = denoised - noisy
+        if noisy.ndim == 2 or self.luma == self.chroma:
+            return noisy + self.luma * change
+        # Adding one value to R, G and B changes Y by that value and the colour differences not.
+        luma = (change @ change.new_tensor(LUMA_WEIGHTS))[..., None]
+        blended = noisy + self.chroma * (change - luma) + self.luma * luma
+        return blended.maximum(noisy.clamp(max=0)).minimum(noisy.clamp(min=1))
+
+
+FULL_STRENGTH = Blend(1.0, 1.0)
 
 
 class Denoiser:
@@ -31,6 +66,9 @@ class Denoiser:
     On a GPU the tiles are sized by its free memory, measured at the first image of more than
     PROBE**2 pixels; this resets torch's peak memory statistics. An image that runs out of GPU
     memory is denoised again in tiles of half the area, which later images keep.
+
+    After a call, `removed` is the root mean square of what the network removed, 0-255 scale, before
+    any strength or rounding; 0 if the network was not needed.
     """
 
     def __init__(
@@ -61,6 +99,7 @@ class Denoiser:
         autocast(self.device, precision)  # raises for an unknown precision
         self.network = channels_last(network, self.device)
         self.ensemble = ensemble
+        self.removed = 0.0
         self.multiple = int(getattr(network, "multiple", 1))
         margin = getattr(network, "margin", None)
         # Rounded up, it keeps a tile on the network's grid.
@@ -70,26 +109,36 @@ class Denoiser:
         if not self.cuts:
             self.tile = WHOLE
 
-    def __call__(self, image: NDArray[Any]) -> NDArray[Any]:
+    def __call__(
+        self,
+        image: NDArray[Any],
+        strength: float = 1.0,
+        luma: float | None = None,
+        chroma: float | None = None,
+    ) -> NDArray[Any]:
         """Denoise an image.
 
         Args:
             image: HxWx3 (RGB) or HxW (grey); uint8, or floating point on the [0, 1] scale, which
                 noise may leave. Any size from 1x1. Grey is denoised as RGB of three equal channels.
+            strength: the part of the network's change that is applied; 0 returns a copy.
+            luma: strength for the luma (Y of BT.601); none: `strength`.
+            chroma: strength for the colour differences; none: `strength`. Grey has none.
 
         Returns:
-            A new array of the same shape and dtype; floating point clamped to [0, 1].
+            A new array of the same shape and dtype; floating point clamped to [0, 1]. With less
+            than full strength, a value beyond that comes back between it and its clamped value.
 
         Raises:
-            ValueError: another shape or dtype, or an empty image.
+            ValueError: another shape or dtype, an empty image, or a strength that is not in 0..1.
             torch.OutOfMemoryError: the GPU has no memory even for a tile of MIN_TILE a side.
         """
-        kind = image.dtype
-        if not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)) or image.size == 0:
-            raise ValueError(f"an image is HxWx3 or HxW, not {image.shape}")
-        if kind != np.uint8 and not np.issubdtype(kind, np.floating):
-            raise ValueError(f"an image is uint8, or floating point on [0, 1], not {kind}")
-        result = np.empty_like(image, order="C")
+        _check(image)
+        blend = Blend.of(strength, luma, chroma, is_grey=image.ndim == 2)
+        self.removed = 0.0
+        result = np.array(image, order="C")
+        if blend.luma == blend.chroma == 0:
+            return result
         exact = self.device.type == "cuda" and self.precision == "fp32"
         was_training = self.network.training
         self.network.eval()
@@ -97,9 +146,10 @@ class Denoiser:
             with ieee_convolutions() if exact else nullcontext():
                 if self.tile is None and image.shape[0] * image.shape[1] > PROBE**2:
                     self._size_tile()
-                self._fill(result, image)
+                self._fill(result, image, blend)
         finally:
             self.network.train(was_training)
+        self.removed = 255 * math.sqrt(self._squares / image.size)
         return result
 
     def _size_tile(self) -> None:
@@ -111,14 +161,16 @@ class Denoiser:
             side = math.isqrt(pixels) - 2 * self.margin
             self.tile = min(max(side, MIN_TILE), MAX_TILE)
 
-    def _fill(self, result: NDArray[Any], image: NDArray[Any]) -> None:
+    def _fill(
+        self, result: NDArray[Any], image: NDArray[Any], blend: Blend = FULL_STRENGTH
+    ) -> None:
         """Denoise an image into `result`, in smaller tiles after each lack of GPU memory."""
-        while (area := self._try_tiles(result, image)) is not None:
+        while (area := self._try_tiles(result, image, blend)) is not None:
             # Here the error is gone, and with it the tensors that its traceback held.
             torch.cuda.empty_cache()
             self.tile = max(math.isqrt(area // 2), MIN_TILE)
 
-    def _try_tiles(self, result: NDArray[Any], image: NDArray[Any]) -> int | None:
+    def _try_tiles(self, result: NDArray[Any], image: NDArray[Any], blend: Blend) -> int | None:
         """Denoise an image into `result`, tile by tile.
 
         Returns:
@@ -129,11 +181,12 @@ class Denoiser:
         """
         tile = self.tile or PROBE
         height, width = image.shape[:2]
-        area = 0
+        area, self._squares = 0, 0.0
         try:
             for y, x in self._tiles(height, width, tile):
                 area = min(len(y) * len(x), tile**2)  # rounding can make a tile larger than asked
-                result[y.start : y.stop, x.start : x.stop] = self._denoise_tile(image, y, x)
+                part = self._denoise_tile(image, y, x, blend)
+                result[y.start : y.stop, x.start : x.stop] = part
         except torch.OutOfMemoryError as error:
             if area <= MIN_TILE**2 or not self.cuts:
                 raise torch.OutOfMemoryError(
@@ -162,7 +215,7 @@ class Denoiser:
             for x in range(0, width, wide):
                 yield range(y, min(y + high, height)), range(x, min(x + wide, width))
 
-    def _denoise_tile(self, image: NDArray[Any], y: range, x: range) -> NDArray[Any]:
+    def _denoise_tile(self, image: NDArray[Any], y: range, x: range, blend: Blend) -> NDArray[Any]:
         """Return a part of the image denoised: uint8 where the image is, else float32."""
         top, left = max(y.start - self.margin, 0), max(x.start - self.margin, 0)
         part = image[top : y.stop + self.margin, left : x.stop + self.margin]
@@ -182,6 +235,10 @@ class Denoiser:
             values = denoised[rows, columns].float().clamp_(0, 1)
             if image.ndim == 2:
                 values = values.mean(2)
+            before = noisy[rows, columns, 0] if image.ndim == 2 else noisy[rows, columns]
+            self._squares += float((values - before).square_().mean()) * values.numel()
+            if blend != FULL_STRENGTH:
+                values = blend(before, values)
             if image.dtype == np.uint8:
                 values = values.mul_(255).round_().to(torch.uint8)
         result: NDArray[Any] = values.cpu().numpy()
@@ -198,6 +255,14 @@ class Denoiser:
             total += self.network(turned).float().rot90(-turns, (2, 3))
             total += self.network(turned.flip(3)).float().flip(3).rot90(-turns, (2, 3))
         return total / 8
+
+
+def _check(image: NDArray[Any]) -> None:
+    """Raise a ValueError if an array is no image that can be denoised."""
+    if not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)) or image.size == 0:
+        raise ValueError(f"an image is HxWx3 or HxW, not {image.shape}")
+    if image.dtype != np.uint8 and not np.issubdtype(image.dtype, np.floating):
+        raise ValueError(f"an image is uint8, or floating point on [0, 1], not {image.dtype}")
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:

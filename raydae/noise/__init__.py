@@ -10,6 +10,7 @@ Imports `core` only; no torch except in `on_device` and `triton_kernel`.
     fixed_point     noisy pixels as int16, on their way to the network
     levels          noise levels as users write them
     evaluation      the literature's noise for evaluations
+    estimate        the noise level of a picture, from the picture alone
 
 To add a kind, write a file with a class that follows `protocol.Noise`, whose constructor's
 parameters are its options, and add a row to NOISES.

@@ -241,7 +241,7 @@ class TestFormats:
         assert (after.format, after.size) == ("JPEG", smooth().size)
         np.testing.assert_allclose(np.asarray(after, int), np.asarray(smooth(), int), atol=8)
 
-    @pytest.mark.parametrize("file_format", ["PNG", "WEBP", "TIFF"])
+    @pytest.mark.parametrize("file_format", ["PNG", "WEBP"])
     def test_several_frames_are_refused(self, tmp_path: Path, file_format: str) -> None:
         frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue", "green")]
         source = saved(
@@ -254,10 +254,7 @@ class TestFormats:
         ("image", "file_format", "reason"),
         [
             (picture("P"), "GIF", "RGB does not fit into GIF"),
-            (Image.new("F", (4, 4)), "TIFF", "mode F is not supported"),
             (Image.new("LAB", (4, 4)), "TIFF", "mode LAB is not supported"),
-            (Image.new("I", (4, 4), 65536), "TIFF", "values outside 0 to 65535"),
-            (Image.new("I", (4, 4), -1), "TIFF", "values outside 0 to 65535"),
         ],
     )
     def test_refused_before_the_denoising(

@@ -51,10 +51,6 @@ class TestReading:
         source = saved(picture("RGB"), tmp_path / "in.jpg", "JPEG", exif=exif)
         assert read_rgb(source).shape == (31, 17, 3)
 
-    def test_float_mode_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(PictureError, match="mode F is not supported"):
-            read_rgb(saved(Image.new("F", (4, 4)), tmp_path / "in", "TIFF"))
-
     def test_bound_is_checked_before_decoding(self) -> None:
         with pytest.raises(PictureError, match="picture: 12000x8400 is more than 1000 pixels"):
             read_rgb(io.BytesIO(png_claiming(12_000, 8_400)), 1000)
