@@ -96,6 +96,22 @@ def zoom_matrix(size: int, zoom: Array) -> Array:
     return weights / weights.sum(2)[:, :, None]
 
 
+def inverse(matrices: Array) -> Array:
+    """Return the inverses of matrices (n, 3, 3), by their adjugates: no GPU has to wait."""
+    xp = array_namespace(matrices)
+    a, b, c = matrices[:, 0], matrices[:, 1], matrices[:, 2]
+    columns = [_cross(b, c), _cross(c, a), _cross(a, b)]
+    determinant = (a * columns[0]).sum(1)
+    return xp.stack(columns, axis=2) / determinant[:, None, None]
+
+
+def _cross(a: Array, b: Array) -> Array:
+    """Return the cross products of vectors (n, 3)."""
+    xp = array_namespace(a)
+    (a0, a1, a2), (b0, b1, b2) = ((v[:, 0], v[:, 1], v[:, 2]) for v in (a, b))
+    return xp.stack([a1 * b2 - a2 * b1, a2 * b0 - a0 * b2, a0 * b1 - a1 * b0], axis=1)
+
+
 def separable(planes: Array, rows: Array, columns: Array) -> Array:
     """Multiply the rows and columns of planes by matrices.
 

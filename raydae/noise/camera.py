@@ -4,8 +4,8 @@ A patch is taken back to the linear light of a camera, its mosaic is made noisy,
 converter do their usual work on it. The network learns the result of the same work without noise
 and without JPEG, so it learns to remove noise, and not to demosaic or to sharpen.
 
-    1  soft detail     at times, the middle of the patch is enlarged: full-size photographs are
-                       softer at the pixel than the small ones that networks are trained on
+    1  soft detail     at times, a slight blur: full-size photographs are softer at the pixel than
+                       the small ones that networks are trained on
     2  linear light    the inverse of a random tone curve; a random camera's colour matrix, white
                        balance and exposure (Brooks et al., CVPR 2019)
     3  sensor          a Bayer mosaic of random phase; noise of variance shot * x + read, where read
@@ -28,13 +28,11 @@ from numpy.typing import NDArray
 from raydae.noise.array_math import (
     Array,
     blur,
-    column,
     constant,
     images_of,
+    inverse,
     mixed,
     planes_of,
-    separable,
-    zoom_matrix,
 )
 from raydae.noise.batch import BatchNoise
 from raydae.noise.demosaicing import bayer_masks, demosaic, mosaic
@@ -50,21 +48,40 @@ _SENSORS = np.array(
         [[0.6596, -0.2079, -0.0562], [-0.4782, 1.3016, 0.1933], [-0.0970, 0.1581, 0.5181]],
     ]
 )
+# Of the logarithm of the read noise's variance over that of the shot noise's (likewise).
+READ_SLOPE, READ_OFFSET, READ_SPREAD = 2.18, 1.20, 0.26
 _XYZ = np.array(
     [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750],
      [0.0193339, 0.1191920, 0.9503041]]
 )  # fmt: skip
 
 
+# What `Camera.parameters` returns for a sample, and `Camera.degrade` takes.
+_PARAMETERS = (
+    *("lens_blur", "gamma", "toe", "contrast", "grey", "mosaicked", "top", "left", "shot", "read"),
+    *("luma_blur", "chroma_blur", "coarse", "sharpening", "radius"),
+    *("jpeg", "quality", "subsampled", "grid_top", "grid_left"),
+)
+_MATRIX = len(_PARAMETERS)  # where the matrix from linear sRGB to the sensor begins
+
+
 @dataclass(frozen=True, kw_only=True)
 class Camera(BatchNoise):
-    """Noise of a camera's sensor, after demosaicing, tone curve, noise reduction and JPEG."""
+    """Noise of a camera's sensor, after demosaicing, tone curve, noise reduction and JPEG.
 
-    shot: str = "0.0001:0.02"
+    >>> image = np.full((64, 64, 3), 100, np.uint8)
+    >>> noisy, learned = Camera(shot="0.004")(generator(0, SAMPLE, 1), image)
+    >>> noisy.shape == learned.shape == image.shape
+    True
+    """
+
+    shot: str = "0.00005:0.01"
     """Shot noise: variance at white, log-uniform."""
-    mosaic: float = 0.7
-    """Share of patches that a Bayer filter sees."""
-    upscale: float = 0.5
+    mosaic: float = 0.8
+    """Share of colour patches with a Bayer mosaic."""
+    grey: float = 0.1
+    """Share of patches in black and white."""
+    soft: float = 0.6
     """Share of patches with soft detail."""
     smooth: float = 0.85
     """Share with the camera's noise reduction."""
@@ -75,10 +92,10 @@ class Camera(BatchNoise):
     quality: str = "70:99"
     """Quality of JPEG, as libjpeg counts it."""
 
-    draws: ClassVar[int] = 27
+    draws: ClassVar[int] = 29
 
     def __post_init__(self) -> None:
-        for name in ("mosaic", "upscale", "smooth", "sharpen", "jpeg"):
+        for name in ("mosaic", "grey", "soft", "smooth", "sharpen", "jpeg"):
             check_share(getattr(self, name), f"noise.options.{name}")
         _ = self._ranges
 
@@ -90,71 +107,75 @@ class Camera(BatchNoise):
         )
 
     def parameters(self, uniform: Sequence[float]) -> Sequence[float]:
-        """Return the numbers that `degrade` unpacks, by the order of `_Names`."""
+        """Return the numbers that `_PARAMETERS` names, and a matrix of three rows."""
         u = iter(uniform)
-        upscaled, zoom = next(u) < self.upscale, 1 + 1.5 * next(u)
         shots, qualities = self._ranges
         shot = shots(next(u))
-        read = math.exp(2.18 * math.log(shot) + 1.20 + 0.26 * normal(next(u)))
-        gamma, toe, contrast = 1.8 + 0.7 * next(u), LogUniform(0.002, 0.02)(next(u)), next(u)
-        mosaicked, phase = next(u) < self.mosaic, int(4 * next(u))
-        smooth, luma_blur, chroma_blur = (
-            next(u) < self.smooth,
-            0.3 + 0.8 * next(u),
-            1.2 + 2.8 * next(u),
+        is_grey = next(u) < self.grey
+        is_soft, is_smooth, is_sharp = (
+            next(u) < share for share in (self.soft, self.smooth, self.sharpen)
         )
-        coarse = 1.5 * next(u)
-        sharpen, amount, radius = next(u) < self.sharpen, 1.0 * next(u), 0.6 + 0.8 * next(u)
-        jpeg, quality, subsampled = next(u) < self.jpeg, next(u), next(u) < 0.5
-        place = int(MCU**2 * next(u))
-        gains = (1.9 + 0.5 * next(u), 1.0, 1.5 + 0.4 * next(u))
+        phase, place = int(4 * next(u)), int(MCU**2 * next(u))
+        values = {
+            "shot": shot,
+            "read": math.exp(
+                READ_SLOPE * math.log(shot) + READ_OFFSET + READ_SPREAD * normal(next(u))
+            ),
+            "grey": is_grey,
+            "mosaicked": next(u) < self.mosaic and not is_grey,
+            "top": phase // 2,
+            "left": phase % 2,
+            "lens_blur": Uniform(0.4, 1.3)(next(u)) * is_soft,
+            "gamma": Uniform(1.8, 2.5)(next(u)),
+            "toe": LogUniform(0.002, 0.02)(next(u)),
+            "contrast": next(u),
+            "luma_blur": Uniform(0.3, 1.1)(next(u)) * is_smooth,
+            "chroma_blur": Uniform(1.2, 4)(next(u)) * is_smooth,
+            "coarse": Uniform(0, 1.5)(next(u)) * is_smooth,
+            "sharpening": next(u) * is_sharp,
+            "radius": Uniform(0.6, 1.4)(next(u)),
+            "jpeg": next(u) < self.jpeg,
+            "quality": round(qualities(next(u))),
+            "subsampled": next(u) < 0.5,
+            "grid_top": place // MCU,
+            "grid_left": place % MCU,
+        }
+        gains = Uniform(1.9, 2.4)(next(u)), 1.0, Uniform(1.5, 1.9)(next(u))
         exposure = 0.8 + 0.1 * normal(next(u))
-        to_sensor = _sensor(next(u), next(u), next(u)) * (exposure / np.array(gains))[:, np.newaxis]
-        return [
-            zoom if upscaled else 1,
-            *(gamma, toe, contrast, shot, read, phase // 2, phase % 2),
-            luma_blur if smooth else 0,
-            chroma_blur if smooth else 0,
-            amount if sharpen else 0,
-            radius,
-            *(jpeg, round(qualities(quality)), subsampled, place // MCU, place % MCU),
-            *to_sensor.ravel(),
-            *np.linalg.inv(to_sensor).ravel(),
-            mosaicked,
-            coarse if smooth else 0,
-        ]
+        sensor = _sensor(next(u), next(u), next(u)) / np.array(gains)[:, np.newaxis]
+        matrix = exposure * (np.eye(3) if is_grey else sensor)
+        return [*(float(values[name]) for name in _PARAMETERS), *matrix.ravel().tolist()]
 
     def degrade(self, clean: Array, parameters: Array, normals: Array) -> tuple[Array, Array]:
         """Return what a camera makes of patches, with noise and without; see `BatchNoise`."""
         xp = array_namespace(clean)
-        p = parameters
         n, height, width, _ = clean.shape
-        x = xp.astype(planes_of(clean), xp.float32) / 255
-        rows = zoom_matrix(height, p[:, 0])
-        x = separable(x, rows, rows if height == width else zoom_matrix(width, p[:, 0]))
-        gamma, toe, contrast = (column(p, i, 4) for i in (1, 2, 3))
-        linear = _linear(xp.clip(x, 0, 1), gamma, toe, contrast)
-        to_sensor, to_rgb = p[:, 17:26].reshape(n, 3, 3), p[:, 26:35].reshape(n, 3, 3)
-        sensor = mixed(to_sensor, linear)
-        masks = bayer_masks(height, width, p[:, 6], p[:, 7])
-        signal = xp.clip(sensor, 0, 1)
-        variance = column(p, 4, 4) * signal + column(p, 5, 4)
-        noisy = xp.clip(signal + xp.sqrt(variance) * planes_of(normals), None, 1)
-        both = xp.concat([signal, noisy], axis=0)
-        red, green, blue = (xp.concat([mask, mask], axis=0) for mask in masks)
-        double = red, green, blue
-        mosaicked = xp.concat([p[:, 35], p[:, 35]], axis=0)
-        colour = xp.where(
-            column(mosaicked[:, None], 0, 4) > 0, demosaic(mosaic(both, double), double), both
-        )
-        to_rgb = xp.concat([to_rgb, to_rgb], axis=0)
-        linear = mixed(to_rgb, colour)
-        gamma, toe, contrast = (xp.concat([v, v], axis=0) for v in (gamma, toe, contrast))
-        shown = _shown(xp.clip(linear, 0, 1), gamma, toe, contrast)
-        target, noisy = _developed(shown[:n], shown[n:], p)
-        target, noisy = (xp.clip(xp.round(255 * v), 0, 255) for v in (target, noisy))
-        compressed = compress(noisy, p[:, 13], p[:, 14], p[:, 15], p[:, 16])
-        noisy = xp.where(column(p, 12, 4) > 0, compressed, noisy)
+        p = {name: parameters[:, number] for number, name in enumerate(_PARAMETERS)}
+        wide = {name: values.reshape(n, 1, 1, 1) for name, values in p.items()}
+        tone = wide["gamma"], wide["toe"], wide["contrast"]
+        matrix = parameters[:, _MATRIX:].reshape(n, 3, 3)
+
+        planes = blur(xp.astype(planes_of(clean), xp.float32) / 255, p["lens_blur"])
+        luma = mixed(constant(TO_YCC[:1], planes), planes)
+        planes = xp.where(wide["grey"] > 0, luma, planes)
+        signal = xp.clip(mixed(matrix, _linear(xp.clip(planes, 0, 1), *tone)), 0, 1)
+
+        normals = planes_of(normals)
+        normals = xp.where(wide["grey"] > 0, normals[:, :1], normals)
+        noise = xp.sqrt(wide["shot"] * signal + wide["read"]) * normals
+        # With the noise and with its opposite: half their difference has a mean of 0 whatever the
+        # tone curve, as noise about the mean of many shots has.
+        three = [signal, xp.clip(signal + noise, None, 1), xp.clip(signal - noise, None, 1)]
+        masks = bayer_masks(height, width, p["top"], p["left"])
+        shown = []
+        for sensed in three:
+            colour = xp.where(wide["mosaicked"] > 0, demosaic(mosaic(sensed, masks), masks), sensed)
+            shown.append(_shown(xp.clip(mixed(inverse(matrix), colour), 0, 1), *tone))
+        target, noisy = _developed(shown[0], 0.5 * (shown[1] - shown[2]), p)
+        target, noisy = (xp.clip(xp.round(255 * image), 0, 255) for image in (target, noisy))
+        grid = p["grid_top"], p["grid_left"]
+        compressed = compress(noisy, p["quality"], p["subsampled"], *grid)
+        noisy = xp.where(wide["jpeg"] > 0, compressed, noisy)
         return images_of(noisy) / 255, images_of(target) / 255
 
 
@@ -177,18 +198,28 @@ def _shown(light: Array, gamma: Array, toe: Array, contrast: Array) -> Array:
     return straight + contrast * straight * (1 - straight) * (2 * straight - 1)
 
 
-def _developed(clean: Array, noisy: Array, p: Array) -> tuple[Array, Array]:
-    """Reduce the noise as cameras do, and sharpen both; (n, 3, h, w) on [0, 1]."""
+def _developed(clean: Array, noise: Array, p: dict[str, Array]) -> tuple[Array, Array]:
+    """Reduce the noise as cameras do, and sharpen; return the picture without and with noise.
+
+    Noise reduction is modelled by what it leaves: a fine grain and coarse blotches, of colour more
+    than of luma.
+
+    Args:
+        clean: (n, 3, h, w), [0, 1] scale.
+        noise: likewise, to be added.
+        p: the parameters by name, each (n,).
+    """
     xp = array_namespace(clean)
-    ycc = mixed(constant(TO_YCC, clean), noisy - clean)
-    fine = xp.concat([blur(ycc[:, :1], p[:, 8]), blur(ycc[:, 1:], p[:, 9])], axis=1)
-    rough = xp.concat([blur(ycc[:, :1], 4 * p[:, 8]), blur(ycc[:, 1:], 3 * p[:, 9])], axis=1)
-    ycc = fine + column(p, 36, 4) * rough
-    noisy = clean + mixed(constant(TO_RGB, clean), ycc)
+    ycc = mixed(constant(TO_YCC, clean), noise)
+    luma, chroma = ycc[:, :1], ycc[:, 1:]
+    fine = xp.concat([blur(luma, p["luma_blur"]), blur(chroma, p["chroma_blur"])], axis=1)
+    rough = xp.concat([blur(luma, 4 * p["luma_blur"]), blur(chroma, 3 * p["chroma_blur"])], axis=1)
+    coarse, sharpening = (p[name].reshape(-1, 1, 1, 1) for name in ("coarse", "sharpening"))
+    noisy = clean + mixed(constant(TO_RGB, clean), fine + coarse * rough)
     results = []
     for image in (clean, noisy):
         luma = mixed(constant(TO_YCC[:1], clean), image)
-        results.append(image + column(p, 10, 4) * (luma - blur(luma, p[:, 11])))
+        results.append(image + sharpening * (luma - blur(luma, p["radius"])))
     return results[0], results[1]
 
 

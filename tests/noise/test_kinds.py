@@ -203,12 +203,12 @@ def test_blur_and_zoom_keep_what_is_constant() -> None:
 
 
 def camera(**options: object) -> Camera:
-    plain = {"mosaic": 1.0, "upscale": 0.0, "smooth": 0.0, "sharpen": 0.0, "jpeg": 0.0}
+    plain = {"mosaic": 1.0, "soft": 0.0, "grey": 0.0, "smooth": 0.0, "sharpen": 0.0, "jpeg": 0.0}
     return Camera(**{**plain, **options})  # type: ignore[arg-type]  # checked by the dataclass
 
 
 def test_a_camera_without_noise_returns_what_is_to_be_learned() -> None:
-    noise = camera(shot="0.000001", upscale=1.0, sharpen=1.0)
+    noise = camera(shot="0.000001", soft=1.0, sharpen=1.0)
     off = []
     for number in range(20):
         noisy, target = noise(generator(0, SAMPLE, number), scene(64, number))
