@@ -59,7 +59,7 @@ _XYZ = np.array(
 # What `Camera.parameters` returns for a sample, and `Camera.degrade` takes.
 _PARAMETERS = (
     *("lens_blur", "gamma", "toe", "contrast", "grey", "mosaicked", "top", "left", "shot", "read"),
-    *("luma_blur", "chroma_blur", "coarse", "sharpening", "radius"),
+    *("luma_blur", "chroma_blur", "chroma", "coarse", "sharpening", "radius"),
     *("jpeg", "quality", "subsampled", "grid_top", "grid_left"),
 )
 _MATRIX = len(_PARAMETERS)  # where the matrix from linear sRGB to the sensor begins
@@ -92,7 +92,7 @@ class Camera(BatchNoise):
     quality: str = "70:99"
     """Quality of JPEG, as libjpeg counts it."""
 
-    draws: ClassVar[int] = 29
+    draws: ClassVar[int] = 30
 
     def __post_init__(self) -> None:
         for name in ("mosaic", "grey", "soft", "smooth", "sharpen", "jpeg"):
@@ -131,6 +131,7 @@ class Camera(BatchNoise):
             "contrast": next(u),
             "luma_blur": Uniform(0.3, 1.1)(next(u)) * is_smooth,
             "chroma_blur": Uniform(1.2, 4)(next(u)) * is_smooth,
+            "chroma": Uniform(0.2, 1)(next(u)) if is_smooth else 1,
             "coarse": Uniform(0, 1.5)(next(u)) * is_smooth,
             "sharpening": next(u) * is_sharp,
             "radius": Uniform(0.6, 1.4)(next(u)),
@@ -211,7 +212,7 @@ def _developed(clean: Array, noise: Array, p: dict[str, Array]) -> tuple[Array, 
     """
     xp = array_namespace(clean)
     ycc = mixed(constant(TO_YCC, clean), noise)
-    luma, chroma = ycc[:, :1], ycc[:, 1:]
+    luma, chroma = ycc[:, :1], ycc[:, 1:] * p["chroma"].reshape(-1, 1, 1, 1)
     fine = xp.concat([blur(luma, p["luma_blur"]), blur(chroma, p["chroma_blur"])], axis=1)
     rough = xp.concat([blur(luma, 4 * p["luma_blur"]), blur(chroma, 3 * p["chroma_blur"])], axis=1)
     coarse, sharpening = (p[name].reshape(-1, 1, 1, 1) for name in ("coarse", "sharpening"))
