@@ -16,6 +16,7 @@ from raydae.core.storage import Folder
 from raydae.images.image_sets import ImageSets, read_image
 from raydae.models.model_file import load_model
 from raydae.models.weights import unpack
+from raydae.noise.config import NOISES
 from raydae.training import loop, sync_control, torch_setup
 from raydae.training.checkpoints import Checkpoints, TrainState
 from raydae.training.config import Config
@@ -99,7 +100,12 @@ del MUON["optim.optimizer_options.weight_decay"]
 
 
 @pytest.mark.parametrize(
-    "recipe", [UNET, MUON, {"noise.on": "device", "noise.options.sigma": "5:50"}]
+    "recipe",
+    [
+        *(UNET, MUON, {"noise.on": "device", "noise.options.sigma": "5:50"}),
+        *({"noise.kind": kind} for kind in NOISES.builtins if kind != "gaussian"),
+        {"noise.kind": "camera", "noise.on": "device"},
+    ],
 )
 def test_every_part_of_a_recipe_resumes_exactly(
     recipe: dict[str, Any], config: Config, sets: ImageSets, tmp_path: Path

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from raydae.core.errors import UserError
 from raydae.images.image_sets import ImageSets, read_image
 from raydae.images.sources import find_images
+from raydae.noise.config import NOISES
 from raydae.noise.fixed_point import SCALE
 from raydae.noise.gaussian import Gaussian
 from raydae.training.config import Config
@@ -25,7 +26,11 @@ def samples(config: Config, sets: ImageSets) -> Samples:
     return Samples.of(config, sets.train)
 
 
-def test_a_sample_does_not_depend_on_what_was_computed_before(samples: Samples) -> None:
+@pytest.mark.parametrize("kind", NOISES.builtins)
+def test_a_sample_does_not_depend_on_what_was_computed_before(
+    kind: str, config: Config, sets: ImageSets
+) -> None:
+    samples = Samples.of(config.override({"noise.kind": kind}), sets.train)
     whole = samples.block([range(64)], 64)
     for start, stop in ((0, 1), (7, 12), (33, 64)):
         part = samples.block([range(start, stop)], stop - start)
@@ -167,6 +172,21 @@ def test_shares_are_whole_micro_blocks_and_make_the_batch(workers: int) -> None:
         assert max(map(len, parts)) == schedule.shard_rows(workers)
 
 
+@pytest.mark.parametrize("kind", NOISES.builtins)
+def test_any_number_of_workers_makes_the_same_samples(
+    kind: str, config: Config, sets: ImageSets
+) -> None:
+    samples = Samples.of(config.override({"noise.kind": kind}), sets.train)
+    schedule = Schedule(pass_samples=32, batch_size=16, micro_batch=4, epochs=1)
+    alone = samples.block([schedule.shard(1, 0, 1)], 16)
+    for workers in (2, 3, 4):
+        rows = schedule.shard_rows(workers)
+        parts = [samples.block([schedule.shard(1, rank, workers)], rows) for rank in range(workers)]
+        for name, column in alone.items():
+            shared = np.concatenate([part[name][part["index"] != PADDING] for part in parts])
+            np.testing.assert_array_equal(column, shared)
+
+
 def test_epochs_end_with_the_step_that_ends_a_pass() -> None:
     schedule = Schedule(pass_samples=100, batch_size=32, micro_batch=4, epochs=3)
     assert [schedule.end_of_epoch(epoch) for epoch in range(3)] == [4, 7, 10]
@@ -194,6 +214,25 @@ def strong(rng: np.random.Generator, clean: NDArray[np.uint8]) -> NDArray[np.flo
 
 def forgetful(rng: np.random.Generator, clean: NDArray[np.uint8]) -> NDArray[np.float64]:
     return clean / 255 + np.random.default_rng().standard_normal(clean.shape)
+
+
+class Darker:
+    """A user's noise that changes what is to be learned, too."""
+
+    def __call__(
+        self, rng: np.random.Generator, clean: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
+        dark = clean // 2
+        return dark / 255 + 0.1 * rng.standard_normal(clean.shape), dark
+
+
+def test_a_users_noise_may_say_what_is_to_be_learned(config: Config, sets: ImageSets) -> None:
+    plain = Samples.of(config, sets.train).block([range(8)], 8)
+    config = config.override({"noise.kind": "tests.training.test_samples:Darker"})
+    block = Samples.of(config, sets.train).block([range(8)], 8)
+    np.testing.assert_array_equal(block["clean"], plain["clean"] // 2)
+    noise = block["noisy"] / SCALE - block["clean"] / 255
+    assert noise.std() == pytest.approx(0.1, rel=0.05)
 
 
 def test_a_users_noise_is_cut_off_and_does_not_wrap_around(config: Config, sets: ImageSets) -> None:
