@@ -5,6 +5,7 @@ on the CPU cores also where a GPU trains; the GPU only changes how many are need
 the noise itself.
 """
 
+import functools
 import multiprocessing
 import statistics
 import time
@@ -15,6 +16,7 @@ from dataclasses import replace
 from raydae.benchmark.harness import Harness, own_process
 from raydae.distributed.resources import cores
 from raydae.images.sources import find_images
+from raydae.noise.config import NOISES
 from raydae.training.config import Config
 from raydae.training.samples import Samples
 from raydae.training.schedule import Schedule
@@ -114,11 +116,14 @@ def stages(config: Config) -> dict[str, float]:
     uri, crops = samples.images[0].uri, samples.crops_per_visit
     clean_only = replace(samples, noise_on_device=True)
     crop = took(lambda: clean_only.block([range(rows)], rows), rows)
-    whole = took(lambda: samples.block([range(rows)], rows), rows)
+    noises = {}
+    for kind in NOISES.builtins:
+        whole = Samples.of(config.override({"noise.kind": kind}), samples.images)
+        noises[kind] = took(functools.partial(whole.block, [range(rows)], rows), rows) - crop
     return {
         "decode, if the image is not in the cache": took(lambda: read_image(uri), crops),
         "crop": crop,
-        "noise": whole - crop,
+        **{f"noise: {kind}": cost for kind, cost in noises.items()},
         "convert": took(convert, rows),
     }
 

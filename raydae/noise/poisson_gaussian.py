@@ -22,8 +22,8 @@ class PoissonGaussian(BatchNoise):
     >>> noise = PoissonGaussian(a="0.01", b="0.0004")
     >>> white = np.full((64, 64, 3), 255, np.uint8)
     >>> noisy, _ = noise(generator(0, SAMPLE, 0), white)
-    >>> round(float(noisy.var()), 4)
-    0.0104
+    >>> round(float(noisy.var()), 3)
+    0.01
     """
 
     a: str = "0.0002:0.02"
