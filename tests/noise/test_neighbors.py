@@ -1,0 +1,94 @@
+"""The two pictures that Neighbor2Neighbor draws from a noisy one."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from raydae.core.random_numbers import SAMPLE, generator
+from raydae.noise.neighbors import CHOICES, draw_choices, split
+from raydae.training.losses import LOSSES
+from raydae.training.neighbor2neighbor import neighbor_loss, split_batch
+
+
+def numbered(height: int, width: int) -> NDArray[np.uint8]:
+    """A picture whose pixels say where they are."""
+    y, x = np.mgrid[:height, :width]
+    return np.stack([y, x, y + x], axis=-1).astype(np.uint8)
+
+
+def test_the_two_pixels_of_a_cell_touch_and_all_choices_occur() -> None:
+    choices = draw_choices(generator(0, SAMPLE, 0), 64, 80)
+    assert choices.shape == (32, 40)
+    counts = np.bincount(choices.ravel(), minlength=len(CHOICES))
+    assert counts.min() > 0.7 * counts.mean()
+    first, second = (half.astype(int) for half in split(numbered(64, 80), choices))
+    distance = np.abs(first - second)[..., :2].sum(axis=-1)
+    assert (distance == 1).all()
+    cell = np.mgrid[:32, :40].transpose(1, 2, 0)
+    for half in (first, second):
+        np.testing.assert_array_equal(half[..., :2] // 2, cell)
+
+
+def test_choices_depend_on_the_generator_alone() -> None:
+    first, again = (draw_choices(generator(0, SAMPLE, 7), 32, 32) for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    assert (draw_choices(generator(0, SAMPLE, 8), 32, 32) != first).any()
+
+
+def test_odd_rows_and_columns_are_left_out() -> None:
+    choices = draw_choices(generator(0, SAMPLE, 0), 17, 33)
+    first, second = split(numbered(17, 33), choices)
+    assert first.shape == second.shape == (8, 16, 3)
+
+
+def test_a_batch_is_split_like_its_pictures() -> None:
+    images = np.stack([numbered(16, 24), numbered(16, 24)[::-1]])
+    choices = np.stack([draw_choices(generator(0, SAMPLE, i), 16, 24) for i in range(2)])
+    batch = torch.from_numpy(images.copy()).permute(0, 3, 1, 2).float()
+    halves = split_batch(batch, torch.from_numpy(choices))
+    for number in range(2):
+        for half, expected in zip(halves, split(images[number], choices[number]), strict=True):
+            np.testing.assert_array_equal(half[number].permute(1, 2, 0).numpy(), expected)
+
+
+def constant(noisy: Tensor) -> Tensor:
+    return noisy.mean((2, 3), keepdim=True).expand_as(noisy)
+
+
+@pytest.mark.parametrize("name", ["mse", "l1"])
+def test_the_loss_is_the_paper_s(name: str) -> None:
+    rng = np.random.default_rng(0)
+    noisy = torch.from_numpy(rng.random((2, 3, 16, 16), np.float32))
+    choices = torch.from_numpy(
+        np.stack([draw_choices(generator(0, SAMPLE, i), 16, 16) for i in range(2)])
+    )
+    loss = LOSSES.bind(name, {})
+    found = neighbor_loss(constant, constant, loss, noisy, choices, 2.0)
+    first, second = split_batch(noisy, choices)
+    first_of, second_of = split_batch(constant(noisy), choices)
+    off = constant(first) - second
+    power = 2 if name == "mse" else 1
+    expected = off.abs().pow(power).mean()
+    expected += 2 * (off - (first_of - second_of)).abs().pow(power).mean()
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_perfect_denoiser_of_a_smooth_picture_is_told_only_the_noise() -> None:
+    """Of a flat picture, the loss is the noise's variance, and the regulariser adds as much."""
+    rng = np.random.default_rng(0)
+    noisy = torch.from_numpy((0.5 + 0.1 * rng.standard_normal((4, 3, 64, 64))).astype(np.float32))
+    choices = torch.from_numpy(
+        np.stack([draw_choices(generator(0, SAMPLE, i), 64, 64) for i in range(4)])
+    )
+    loss = LOSSES.bind("mse", {})
+
+    def perfect(images: Tensor) -> Tensor:
+        return torch.full_like(images, 0.5)
+
+    assert float(neighbor_loss(perfect, perfect, loss, noisy, choices, 0.0)) == pytest.approx(
+        0.01, rel=0.05
+    )
+    unchanged = neighbor_loss(lambda x: x, lambda x: x, loss, noisy, choices, 0.0)
+    assert float(unchanged) == pytest.approx(0.02, rel=0.05)
