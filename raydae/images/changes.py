@@ -13,8 +13,9 @@ from raydae.core.storage import Folder
 from raydae.images.bsds500 import find_copy
 from raydae.images.config import DataConfig, is_source
 from raydae.images.image_sets import SPLITS, ImageFile, ImageSets, stamp_of
+from raydae.images.listing import list_images
 from raydae.images.source import is_source_uri, list_source
-from raydae.images.sources import cluster_uri, list_images, scan
+from raydae.images.sources import cluster_uri, scan
 
 GONE = -1
 """The size that is recorded for an image that was removed."""

@@ -4,26 +4,22 @@ Images come from BSDS500 with either of its protocols, from a folder or URI, fro
 the user's own, or from the synthetic set.
 """
 
-import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from raydae.core.errors import UserError, first_line
+from raydae.core.errors import UserError
 from raydae.core.storage import Folder
 from raydae.images import bsds500, synthetic
 from raydae.images.bsds500_download import DownloadError, download
 from raydae.images.config import DataConfig, Protocol, is_source
 from raydae.images.image_sets import SPLITS, ImageFile, ImageSets, pixel_hash, read_image, stamp_of
-from raydae.images.pictures import suffixes
+from raydae.images.listing import Listing, by_folder, by_hash, by_source, list_images
 from raydae.images.source import list_source
 
 SYNTHETIC = "the embedded synthetic set (dead leaves)"
-
-Listing = list[tuple[str, str]]
-"""(URI, name) of images, not decoded yet. Names are relative to the folder or source."""
 
 
 def find_images(
@@ -91,29 +87,6 @@ def scan(
             if progress is not None:
                 progress(done, len(images))
     return files, unreadable
-
-
-def list_images(path: str) -> Listing:
-    """Return (URI, name) of every image in a folder or URI and its sub-folders.
-
-    Raises:
-        UserError: There is no such folder, or it has no images.
-    """
-    folder = Folder.of(path)
-    try:
-        if folder.local is not None and not folder.local.is_dir():
-            raise UserError(f"{path} is not a folder; give a folder or URI of images")
-        names = [
-            name
-            for name in folder.files(recursive=True)
-            if Path(name).suffix.lower() in suffixes()
-            and not any(part.startswith(".") for part in Path(name).parts)
-        ]
-    except OSError as error:
-        raise UserError(f"{path} cannot be listed: {first_line(error)}") from None
-    if not names:
-        raise UserError(f"{path} has no images ({' '.join(sorted(suffixes()))})")
-    return [(folder.path_of(name), name) for name in names]
 
 
 def evaluation_images(
@@ -208,11 +181,11 @@ def _list_splits(
         except DownloadError as error:
             if synthetic_fallback is None or config.protocol != "bsds500":
                 raise UserError(str(error)) from None
-            return SYNTHETIC, _by_folder(list_images(str(synthetic_fallback(str(error)))))
+            return SYNTHETIC, by_folder(list_images(str(synthetic_fallback(str(error)))))
         return f"BSDS500, protocol {config.protocol}", bsds500_splits(root, config.protocol)
     if is_source(path):
         _refuse_protocol(config.protocol != "bsds500", config.protocol, path)
-        return path, _by_source(list_source(path, config.options))
+        return path, by_source(list_source(path, config.options))
     copy = bsds500.find_copy(Folder.of(path))
     if copy is not None and not copy.missing:
         return f"BSDS500, protocol {config.protocol}", bsds500_splits(copy.folder, config.protocol)
@@ -226,7 +199,7 @@ def _list_splits(
     folders = {name.split("/")[0] for _, name in images if "/" in name}
     present = [split for split in SPLITS if split in folders]
     if len(present) == len(SPLITS):
-        return label, _by_folder(images)
+        return label, by_folder(images)
     if len(present) == 2:
         missing = next(split for split in SPLITS if split not in folders)
         raise UserError(
@@ -238,7 +211,7 @@ def _list_splits(
             f"{path} has {len(images)} image{'s' * (len(images) > 1)}; it needs {len(SPLITS)} at "
             "least: one to train on, one for validation and one for testing"
         )
-    return label, _by_hash(images)
+    return label, by_hash(images)
 
 
 def _refuse_protocol(given: bool, protocol: Protocol | None, path: str) -> None:
@@ -264,45 +237,7 @@ def _default_bsds500() -> Folder:
 
 
 def _bsds500(root: Folder) -> dict[str, Listing]:
-    return _by_folder([(root.path_of(name), name) for name in bsds500.manifest()])
-
-
-def _by_folder(images: Iterable[tuple[str, str]]) -> dict[str, Listing]:
-    """Split images by their first folder: train, val or test."""
-    images = list(images)
-    return {
-        split: [(uri, name) for uri, name in images if name.split("/")[0] == split]
-        for split in SPLITS
-    }
-
-
-def _by_source(images: Sequence[tuple[str, str, str | None]]) -> dict[str, Listing]:
-    """Split (URI, key, split) by the split, or by the hash of the key where it is None."""
-    unsplit = [(uri, key) for uri, key, split in images if split is None]
-    parts = _by_hash(unsplit, min_images=1 if len(unsplit) == len(images) else 0)
-    return {
-        split: parts[split] + [(uri, key) for uri, key, given in images if given == split]
-        for split in SPLITS
-    }
-
-
-def _by_hash(images: Listing, min_images: int = 1) -> dict[str, Listing]:
-    """Split images into about 80 % train, 10 % val and 10 % test by the hashes of their names.
-
-    The split of an image does not change when others are added. An exception is a set so small
-    that val or test would have fewer than `min_images`: they get the first in order of hash.
-    """
-    ranked = sorted((_fraction(name), uri, name) for uri, name in images)
-    below = [sum(fraction < bound for fraction, _, _ in ranked) for bound in (0.1, 0.2)]
-    val = max(below[0], min_images)
-    test = max(below[1], val + min_images)
-    parts = {"val": ranked[:val], "test": ranked[val:test], "train": ranked[test:]}
-    return {split: sorted((uri, name) for _, uri, name in part) for split, part in parts.items()}
-
-
-def _fraction(name: str) -> float:
-    """Return the hash of a name as a number in [0, 1)."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") / 2**32
+    return by_folder([(root.path_of(name), name) for name in bsds500.manifest()])
 
 
 def _inspect(image: tuple[str, str]) -> ImageFile | str:
