@@ -17,6 +17,8 @@ from raydae.images.bsds500_download import DownloadError, download
 from raydae.images.config import DataConfig, Protocol, is_source
 from raydae.images.image_sets import SPLITS, ImageFile, ImageSets, pixel_hash, read_image, stamp_of
 from raydae.images.listing import Listing, by_folder, by_hash, by_source, list_images
+from raydae.images.pair_checks import scan_pairs
+from raydae.images.pairs import list_pairs, split_pairs
 from raydae.images.source import list_source
 
 SYNTHETIC = "the embedded synthetic set (dead leaves)"
@@ -29,8 +31,9 @@ def find_images(
 ) -> ImageSets:
     """Find the images of a configuration, decode each once, and split them.
 
-    Images that cannot be decoded are left out. So are training images that are too small, if the
-    configuration says so, and training images with the same pixels as a validation or test image.
+    Images that cannot be decoded are left out. So are pairs that do not fit (`pair_checks`),
+    training images that are too small, if the configuration says so, and training images with the
+    same pixels as a validation or test image.
 
     Args:
         config: The images to use.
@@ -42,9 +45,12 @@ def find_images(
         UserError: The images cannot be listed, a set is empty, or training images are smaller than
             a patch.
     """
-    source, listings = _list_splits(config, synthetic_fallback)
-    split_of = {uri: split for split in SPLITS for uri, _ in listings[split]}
-    files, left_out = scan([image for split in SPLITS for image in listings[split]], progress)
+    if config.pairs is not None:
+        source, split_of, files, left_out = _find_pairs(config, config.pairs, progress)
+    else:
+        source, listings = _list_splits(config, synthetic_fallback)
+        split_of = {uri: split for split in SPLITS for uri, _ in listings[split]}
+        files, left_out = scan([image for split in SPLITS for image in listings[split]], progress)
     sets = {split: [file for file in files if split_of[file.uri] == split] for split in SPLITS}
     sets["train"], too_small = _exclude_small(sets["train"], config)
     sets["train"], duplicates = _exclude_duplicates(sets)
@@ -53,7 +59,7 @@ def find_images(
             reasons = [*duplicates, *too_small, *left_out] if split == "train" else left_out
             reason = f"; {reasons[0]}" if reasons else ""
             raise UserError(f"{source} has no usable image for {use}{reason}")
-    used = {file.uri for split in SPLITS for file in sets[split]}
+    used = {uri for split in SPLITS for file in sets[split] for uri in file.uris}
     return ImageSets(
         source=source,
         left_out=(*left_out, *too_small, *duplicates),
@@ -62,6 +68,33 @@ def find_images(
         val=tuple(sets["val"]),
         test=tuple(sets["test"]),
     )
+
+
+def pairs_folder(path: str | None) -> str:
+    """Return the folder or URI in which pairs are looked for.
+
+    Raises:
+        UserError: There is none: BSDS500 has no pairs.
+    """
+    if (path := path or cluster_uri()) is None:
+        raise UserError("pairs need a folder: give --data PATH")
+    return path
+
+
+def _find_pairs(
+    config: DataConfig, pairs: str, progress: Callable[[int, int], None] | None
+) -> tuple[str, dict[str, str], list[ImageFile], list[str]]:
+    """Return the name of pairs, the split of each file's URI, the images, and what is left out.
+
+    A URI that is in no split has an empty one.
+    """
+    path = pairs_folder(config.path)
+    listed, alone = list_pairs(path, pairs)
+    parts, unsplit = split_pairs(listed, path)
+    split_of = {uri: "" for pair in listed for uri, _ in (pair.clean, *pair.noisy)}
+    split_of |= {pair.clean[0]: split for split in SPLITS for pair in parts[split]}
+    files, left_out = scan_pairs([pair for split in SPLITS for pair in parts[split]], progress)
+    return f"{path}, pairs {pairs}", split_of, files, [*alone, *unsplit, *left_out]
 
 
 def scan(
@@ -274,9 +307,15 @@ def _exclude_duplicates(
     sets: Mapping[str, list[ImageFile]],
 ) -> tuple[list[ImageFile], list[str]]:
     """Return the training images that are not also in val or test, and a line on each other."""
-    others = {file.sha256: file.name for split in ("val", "test") for file in sets[split]}
-    return [file for file in sets["train"] if file.sha256 not in others], [
-        f"{file.name}: not used for training, same pixels as {others[file.sha256]} in val or test"
+    others = {
+        sha: file.name for split in ("val", "test") for file in sets[split] for sha in file.hashes
+    }
+    same = {
+        file.uri: next((others[sha] for sha in file.hashes if sha in others), None)
         for file in sets["train"]
-        if file.sha256 in others
+    }
+    return [file for file in sets["train"] if same[file.uri] is None], [
+        f"{file.name}: not used for training, same pixels as {same[file.uri]} in val or test"
+        for file in sets["train"]
+        if same[file.uri] is not None
     ]
