@@ -196,12 +196,12 @@ def _read_table(folder: Folder, table: str) -> tuple[list[tuple[str, str]], dict
         lines = list(reader)
     except FileNotFoundError:
         raise UserError(
-            f"--data.pairs {table}: there is no such table, neither in {folder} nor at that path"
+            f"there is no table {table}, neither in {folder} nor at that path"
         ) from None
     except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"--data.pairs {table} cannot be read: {first_line(error)}") from None
+        raise UserError(f"the table {table} cannot be read: {first_line(error)}") from None
     if not {"noisy", "clean"} <= set(reader.fieldnames or ()):
-        raise UserError(f"--data.pairs {table}: its first line must name the columns noisy, clean")
+        raise UserError(f"the table {table}: its first line must name the columns noisy, clean")
     rows: list[tuple[str, str]] = []
     splits: dict[str, str] = {}
     for number, line in enumerate(lines, start=2):
@@ -212,11 +212,11 @@ def _read_table(folder: Folder, table: str) -> tuple[list[tuple[str, str]], dict
         split = (line.get("split") or "").strip()
         if split not in ("", *SPLITS) or splits.setdefault(clean, split) != split:
             raise UserError(
-                f"--data.pairs {table}: the split of {clean} in row {number} is {split!r}; it must "
+                f"the table {table}: the split of {clean} in row {number} is {split!r}; it must "
                 "be train, val, test or empty, and the same in all rows of a clean file"
             )
         if noisy == clean:
-            raise UserError(f"--data.pairs {table}: row {number} pairs {clean} with itself")
+            raise UserError(f"the table {table}: row {number} pairs {clean} with itself")
         rows.append((noisy, clean))
     return rows, splits
 
