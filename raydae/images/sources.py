@@ -94,7 +94,7 @@ def _find_pairs(
     split_of = {uri: "" for pair in listed for uri, _ in (pair.clean, *pair.noisy)}
     split_of |= {pair.clean[0]: split for split in SPLITS for pair in parts[split]}
     files, left_out = scan_pairs([pair for split in SPLITS for pair in parts[split]], progress)
-    return f"{path}, pairs {pairs}", split_of, files, [*alone, *unsplit, *left_out]
+    return f"{path} ({pairs})", split_of, files, [*alone, *unsplit, *left_out]
 
 
 def scan(
