@@ -119,6 +119,9 @@ def evaluate(
     sigma: Sequence[float] | None = None,
     noise: str | None = None,
     noise_options: Mapping[str, Any] | None = None,
+    noisy: str | Path | None = None,
+    clean: str | Path | None = None,
+    pairs: str | None = None,
     metrics: Sequence[str] = ("psnr", "ssim"),
     ensemble: bool = False,
     compare: bool = False,
@@ -140,6 +143,9 @@ def evaluate(
         sigma: levels of white Gaussian noise, 0-255 scale; none: 15, 25 and 50.
         noise: another noise kind, such as `camera`, or MODULE:NAME.
         noise_options: options of that kind.
+        noisy: folder or URI of noisy pictures, measured as they are.
+        clean: folder or URI of their clean ones, of the same relative names.
+        pairs: pairs in `data` instead: two patterns `NOISY=CLEAN`, or the name of a table.
         metrics: names or import paths.
         ensemble: average over the eight flips and rotations.
         compare: also measure denoisers that need no training.
@@ -162,6 +168,9 @@ def evaluate(
         "sigma": sigma,
         "noise": noise,
         "noise_options": noise_options or {},
+        "noisy": noisy,
+        "clean": clean,
+        "pairs": pairs,
         "metrics": metrics,
         "ensemble": ensemble,
         "compare": compare,

@@ -30,6 +30,7 @@ RPCS = (  # one of each of Ray's services
     "RayletDriver/ClusterInfo",
     "ReporterService/GetTraceback",
 )
+Pixels = NDArray[np.uint8]
 SMALL = {
     "data.patch_size": 16,
     "data.patches_per_image": 4,
@@ -66,6 +67,22 @@ def draw_folder(folder: Path, number: int = 10, height: int = 48, width: int = 6
         split = ("val", "test", *["train"] * 8)[i % 10]
         (folder / split).mkdir(parents=True, exist_ok=True)
         Image.fromarray(draw(i, height, width)).save(folder / split / f"{i:03}.png")
+    return folder
+
+
+def draw_noisy(seed: int, height: int = 48, width: int = 64, sigma: float = 12) -> Pixels:
+    """The picture of `draw`, as a camera might deliver it; each seed has noise of its own."""
+    rng = np.random.default_rng([seed, 1])
+    noise = rng.normal(0, sigma, (height, width, 3))
+    return np.clip(np.rint(draw(seed, height, width) + noise), 0, 255).astype(np.uint8)
+
+
+def draw_pairs(folder: Path, number: int = 10) -> Path:
+    """A folder with noisy/NNN.png and clean/NNN.png."""
+    for name, picture in (("noisy", draw_noisy), ("clean", draw)):
+        (folder / name).mkdir(parents=True)
+        for i in range(number):
+            Image.fromarray(picture(i)).save(folder / name / f"{i:03}.png")
     return folder
 
 

@@ -69,6 +69,8 @@ def evaluate(model: str | Path, quiet: bool, settings: dict[str, Any]) -> list[d
         settings[key] = tuple(
             f"{name}={json.dumps(value)}" for name, value in settings[key].items()
         )
+    for key in ("noisy", "clean"):
+        settings[key] = None if settings[key] is None else str(settings[key])
     for key in ("metrics", "trust"):
         settings[key] = tuple(settings[key])
     return measure(Arguments(model=str(model), **settings), _screen(quiet)).rows

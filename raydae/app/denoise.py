@@ -214,7 +214,7 @@ def _demonstrate(
     """Add noise, denoise, and also save a panel of noisy, denoised and clean."""
     # With scikit-image and matplotlib, whose memory is otherwise saved.
     from raydae.core.pixels import to_uint8
-    from raydae.evaluation.panel import panel, released_denoiser
+    from raydae.evaluation.panel import middle, panel, released_denoiser
     from raydae.noise.evaluation import EvaluationNoise, evaluation_noise
 
     def denoise_noisy(image: NDArray[Any]) -> NDArray[Any]:
@@ -228,5 +228,6 @@ def _demonstrate(
     denoisers = [("released" if model == "released" else "this model", denoise)]
     if model != "released":
         denoisers.append(released_denoiser())
-    picture = panel([read_rgb(source)], EvaluationNoise.white(sigma), denoisers, title)
+    noisy, clean = EvaluationNoise.white(sigma)(middle(read_rgb(source)))
+    picture = panel([(noisy, clean)], denoisers, title)
     Folder.of(target.parent).write(f"{target.name}.panel.png", picture)

@@ -1,6 +1,7 @@
 """Measure a model by the literature's protocol.
 
     raydae evaluate --protocol cbsd68 --sigma 15 25 50
+    raydae evaluate --noisy noisy/ --clean clean/
 
 PSNR and SSIM of the noisy input and of the result, image by image and as means. Images that the
 model was trained on are refused, whatever their names.
@@ -8,7 +9,7 @@ model was trained on are refused, whatever their names.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
@@ -18,11 +19,15 @@ from raydae.app.output_file import OutputFile
 from raydae.app.parsing import parse
 from raydae.app.tables import result_table, score_table
 from raydae.core.errors import UserError
-from raydae.images.config import SOURCES, is_source
-from raydae.images.sources import evaluation_images, scan
+from raydae.core.storage import Folder
+from raydae.images.config import SOURCES, check_no_source, check_pairs, is_source
+from raydae.images.image_sets import ImageFile
+from raydae.images.pair_checks import scan_pairs
+from raydae.images.pairs import list_pairs, match_folders
+from raydae.images.sources import evaluation_images, pairs_folder, scan
 from raydae.metrics import METRICS
 from raydae.noise.config import NOISES
-from raydae.noise.evaluation import EvaluationNoise
+from raydae.noise.evaluation import EvaluationNoise, PairNoise, TestNoise
 from raydae.noise.levels import parse_level
 from raydae.noise.user_noise import try_noise
 from raydae.training.run_names import find_model
@@ -52,6 +57,12 @@ class Arguments:
     """Noise kind (docs/noise.md), or MODULE:NAME."""
     noise_options: tuple[str, ...] = ()
     """NAME=VALUE, of the noise kind."""
+    noisy: str | None = None
+    """Folder of noisy pictures; needs --clean."""
+    clean: str | None = None
+    """Folder of their clean ones, of the same names."""
+    pairs: str | None = None
+    """Pairs in --data: NOISY=CLEAN or a .csv (docs/pairs.md)."""
     out: str | None = None
     """File or URI for the results, .json or .csv."""
     ensemble: bool = False
@@ -123,7 +134,8 @@ def measure(args: Arguments, screen: Console) -> Measured:
         UserError: a level, metric, model or image set that does not exist, or images that the model
             was trained on.
     """
-    noises = _noises(args)
+    paired = _check_pair_flags(args)
+    noises: list[TestNoise] = [PairNoise()] if paired else list(_noises(args))
     for name in args.metrics:
         METRICS.options_class(name)  # raises for an unknown name
     options = _source_options(args)
@@ -134,11 +146,15 @@ def measure(args: Arguments, screen: Console) -> Measured:
     from raydae.models.model_file import load_model
 
     _, info = load_model(model, args.trust)
-    name, listed = evaluation_images(args.data, args.protocol, info.protocol, options)
-    with counting(screen, "checking images") as progress:
-        images, unreadable = scan(listed, progress)
+    if paired:
+        name, images, unreadable = _find_pairs(args, screen)
+    else:
+        name, listed = evaluation_images(args.data, args.protocol, info.protocol, options)
+        with counting(screen, "checking images") as progress:
+            images, unreadable = scan(listed, progress)
     if not images:
-        raise UserError(f"none of the {len(listed)} images can be read, the first: {unreadable[0]}")
+        count = len(unreadable)
+        raise UserError(f"none of the {count} images can be used, the first: {unreadable[0]}")
 
     remark = overlap.check_overlap(info, images, args.force)
     start_ray()
@@ -183,6 +199,56 @@ def _noises(args: Arguments) -> list[EvaluationNoise]:
     if args.noise not in NOISES.builtins:
         try_noise(noise, args.noise, NOISE_TRIAL_SIZE)
     return [EvaluationNoise(kind=args.noise, options=options)]
+
+
+def _check_pair_flags(args: Arguments) -> bool:
+    """Return whether noise is measured that pairs bring along, not noise that is added.
+
+    Raises:
+        UserError: flags that exclude each other, or one without the other.
+    """
+    if (args.noisy is None) != (args.clean is None):
+        given, missing = ("--noisy", "--clean") if args.clean is None else ("--clean", "--noisy")
+        raise UserError(f"{given} names one half of the pairs; give {missing} FOLDER too")
+    flag = "--pairs" if args.noisy is None else "--noisy"
+    if args.noisy is None and args.pairs is None:
+        return False
+    others = {
+        "--sigma": args.sigma,
+        "--noise": args.noise,
+        "--noise-options": args.noise_options or None,
+        "--protocol": args.protocol,
+    }
+    if args.noisy is not None:
+        others |= {"--pairs": args.pairs, "--data": args.data}
+    for other, value in others.items():
+        if value is not None:
+            raise UserError(f"{flag} measures pairs as they are; leave {other} out")
+    if args.pairs is not None:
+        check_pairs(args.pairs, "--pairs")
+        check_no_source(args.data, "--pairs")
+    return True
+
+
+def _find_pairs(args: Arguments, screen: Console) -> tuple[str, list[ImageFile], list[str]]:
+    """Return the name of the pairs, an image for each noisy file, and a line on each other file.
+
+    Raises:
+        UserError: the pairs cannot be found.
+    """
+    if args.noisy is not None and args.clean is not None:
+        name = Folder.of(args.noisy).name
+        pairs, alone = match_folders(args.noisy, args.clean)
+    else:
+        path = pairs_folder(args.data)
+        name = Folder.of(path).name
+        pairs, alone = list_pairs(path, args.pairs or "")
+    with counting(screen, "checking pairs") as progress:
+        files, left_out = scan_pairs(pairs, progress)
+    images = [
+        replace(file, name=noisy.name, noisy=(noisy,)) for file in files for noisy in file.noisy
+    ]
+    return name, images, [*alone, *left_out]
 
 
 def _source_options(args: Arguments) -> dict[str, Any]:

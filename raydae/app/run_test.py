@@ -13,8 +13,9 @@ from raydae.app.tables import level_of, result_table
 from raydae.core.components import module_of
 from raydae.core.errors import UserError
 from raydae.core.storage import Folder
-from raydae.images.image_sets import ImageFile, read_image, subsample
+from raydae.images.image_sets import ImageFile, subsample
 from raydae.training.checkpoints import Checkpoints
+from raydae.training.noisy_images import noisy_versions
 from raydae.training.run_folder import MODEL, Run, hash_of
 
 if TYPE_CHECKING:
@@ -102,13 +103,17 @@ def _draw_samples(run: Run, tested: list[ImageFile]) -> bytes:
 
     network, info = load_model(run.folder.path_of(MODEL), _trust(run))
     shown = subsample(tuple(tested), SAMPLE_IMAGES)
-    images = [read_image(file.uri) for file in shown]
     noises = run.config.evaluation_noises
     noise = noises[len(noises) // 2]
+    images = [
+        (noisy, clean)
+        for file in shown
+        for _, noisy, clean in noisy_versions(file, [noise], panel.middle)
+    ]
     level = noise.label if noise.sigma is None else f"sigma {noise.label}"
     title = f"{run.folder.name}: {info.model.name} after epoch {info.epoch}, {level}"
     denoisers = [("this model", Denoiser(network)), panel.released_denoiser(shown)]
-    return panel.panel(images, noise, denoisers, title)
+    return panel.panel(images, denoisers, title)
 
 
 def _trust(run: Run) -> list[str]:

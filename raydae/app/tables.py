@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 from rich.table import Table
 
+from raydae.noise.evaluation import PairNoise
+
 FORMATS = {"psnr": ".2f", "ssim": ".4f"}  # of metrics; others have four digits
 
 
@@ -54,7 +56,9 @@ def noise_of(row: dict[str, Any]) -> str:
 
 def level_of(row: dict[str, Any]) -> str:
     """Return the noise of a row of scores in words, for a sentence."""
-    return f"sigma {row['sigma']:g}" if _is_white(row) else noise_of(row)
+    if _is_white(row):
+        return f"sigma {row['sigma']:g}"
+    return "the pairs' own noise" if noise_of(row) == PairNoise.label else noise_of(row)
 
 
 def _is_white(row: dict[str, Any]) -> bool:

@@ -185,11 +185,9 @@ def start_workers(run: Run, sets: ImageSets, launch: Launch, screen: Console) ->
     for line in (word, resources.describe_crowding(workers, 1, run.config)):
         if line:
             screen.print(line, style="yellow")
-    noise = run.config.noise
-    level = f"sigma {noise.description}" if noise.sigma_range else noise.kind
     screen.print(
         f"{run.folder.name}: {run.config.model.name} on {len(sets.train)} images of {sets.source}, "
-        f"{level}, {workers}",
+        f"{run.config.noise_description}, {workers}",
         soft_wrap=True,
     )
     return workers

@@ -97,7 +97,8 @@ def _validation(config: Config, levels: Sequence[str]) -> dict[str, Any]:
     """Return the settings by which all trials are validated with the same noise."""
     if levels:
         return {"validation.sigma": ",".join(levels), "validation.noise": None}
-    if config.validation.sigma is not None or config.validation.noise is not None:
+    given = (config.validation.sigma, config.validation.noise, config.data.pairs)
+    if any(value is not None for value in given):
         return {}
     if config.noise.kind == WHITE:
         return {"validation.sigma": "25"}
@@ -135,7 +136,8 @@ def _check_gpus(gpus: float | None, workers: int) -> None:
 def default_space(config: Config) -> tuple[str, ...]:
     """Return the space without --space: the learning rate, and sigma if the noise has one."""
     learning_rate = f"{LEARNING_RATE}=log:1e-4:1e-2"
-    if config.noise.sigma_range is None:
+    only_pairs = config.data.pairs is not None and config.data.pairs_share == 1
+    if config.noise.sigma_range is None or only_pairs:
         return (learning_rate,)
     return f"{NOISE_LEVEL}=log:5:75", learning_rate
 

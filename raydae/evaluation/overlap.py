@@ -40,6 +40,6 @@ def check_overlap(info: ModelInfo, images: Sequence[ImageFile], force: bool = Fa
 
 
 def images_in(hashes: Sequence[str], images: Sequence[ImageFile]) -> list[ImageFile]:
-    """Return the images whose pixel hash is among `hashes`."""
+    """Return the images whose pixel hash, or that of a noisy file of theirs, is among `hashes`."""
     known = set(hashes)
-    return [file for file in images if file.sha256 in known]
+    return [file for file in images if not known.isdisjoint(file.hashes)]

@@ -14,7 +14,6 @@ from raydae.images.image_sets import ImageFile
 from raydae.metrics.psnr import psnr
 from raydae.models.inference import Denoiser
 from raydae.models.model_file import load_model
-from raydae.noise.evaluation import EvaluationNoise
 
 Denoise = Callable[[NDArray[Any]], NDArray[Any]]
 """float32 HxWx3 on [0, 1] to the same."""
@@ -27,26 +26,23 @@ FONT, TITLE_FONT = 16, 18
 
 
 def panel(
-    images: Sequence[NDArray[np.uint8]],
-    noise: EvaluationNoise,
+    images: Sequence[tuple[NDArray[np.float32], NDArray[np.uint8]]],
     denoisers: Sequence[tuple[str, Denoise]],
     title: str,
 ) -> bytes:
     """Draw a row for each image: noisy, the result of each denoiser, clean.
 
-    Each cell is a square cut from the middle of the image, pixel for pixel, because scaling an
-    image down removes noise. Under each cell stand its label and its PSNR, that of the square.
+    Under each cell stand its label and its PSNR.
 
     Args:
-        images: clean uint8 HxWx3.
-        noise: the noise to add.
+        images: squares as `middle` cuts them, noisy and clean: float32 on [0, 1] and uint8, HxWx3.
         denoisers: (label, function) for each column between noisy and clean.
         title: written above.
 
     Returns:
         A PNG.
     """
-    rows = [_row(_middle(image), noise, denoisers) for image in images]
+    rows = [_row(noisy, clean, denoisers) for noisy, clean in images]
     side = max(MIN_SIDE, *(cell.shape[0] for row in rows for _, cell in row))
     columns = len(denoisers) + 2
     size = (columns * (side + GAP) + GAP, len(rows) * (side + LABEL + GAP) + LABEL + GAP)
@@ -77,8 +73,11 @@ def released_denoiser(images: Sequence[ImageFile] = ()) -> tuple[str, Denoiser]:
     return f"released {info.model.name}{note}", Denoiser(network)
 
 
-def _middle(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the largest square at the middle of an image, of at most MAX_SIDE."""
+def middle(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the largest square at the middle of an image, of at most MAX_SIDE.
+
+    It is shown pixel for pixel, because scaling an image down removes noise.
+    """
     height, width = image.shape[:2]
     side = min(height, width, MAX_SIDE)
     top, left = (height - side) // 2, (width - side) // 2
@@ -86,10 +85,9 @@ def _middle(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _row(
-    image: NDArray[np.uint8], noise: EvaluationNoise, denoisers: Sequence[tuple[str, Denoise]]
+    noisy: NDArray[np.float32], clean: NDArray[np.uint8], denoisers: Sequence[tuple[str, Denoise]]
 ) -> list[tuple[str, NDArray[np.uint8]]]:
     """Return the labels and the uint8 cells of one row."""
-    noisy, clean = noise(image)
     row = [(f"noisy  {psnr(clean, noisy * 255):.2f} dB", to_uint8(noisy))]
     for label, denoise in denoisers:
         denoised = to_uint8(denoise(noisy))

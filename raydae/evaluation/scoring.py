@@ -20,11 +20,12 @@ from raydae.core.errors import first_line
 from raydae.core.pixels import to_uint8
 from raydae.distributed.spread import spread
 from raydae.evaluation import classical
-from raydae.images.image_sets import ImageFile, read_image
+from raydae.images.image_sets import ImageFile
 from raydae.metrics import METRICS
 from raydae.models.inference import Denoiser
 from raydae.models.model_file import load_model
-from raydae.noise.evaluation import EvaluationNoise
+from raydae.noise.evaluation import PairNoise, TestNoise
+from raydae.training.noisy_images import noisy_versions
 from raydae.training.validation import compute_metric
 
 
@@ -35,9 +36,10 @@ class Score:
     image: str
     method: str
     noise: str
-    """`EvaluationNoise.label`."""
+    """`EvaluationNoise.label`; `pairs` for the noise of the image's own noisy file."""
     sigma: float
-    """Noise level, 0-255 scale; of noise that is not white, its standard deviation."""
+    """Noise level, 0-255 scale; of noise that is not white, its standard deviation; of pairs, the
+    root of the mean square of noisy minus clean."""
     noisy: Mapping[str, float]
     """The metrics of the noisy image by name; PSNR in dB."""
     denoised: Mapping[str, float]
@@ -49,7 +51,7 @@ class Score:
 def score_image(
     methods: Mapping[str, classical.Method],
     file: ImageFile,
-    noises: Sequence[EvaluationNoise],
+    noises: Sequence[TestNoise],
     metrics: Sequence[str] = ("psnr", "ssim"),
     lock: AbstractContextManager[Any] = nullcontext(),  # noqa: B008  # it has no state
 ) -> list[Score]:
@@ -77,12 +79,12 @@ def score_image(
             for name, function in functions.items()
         }
 
-    clean = read_image(file.uri)
     scores = []
-    for noise in noises:
-        noisy, target = noise(clean)
+    for noise, noisy, target in noisy_versions(file, noises):
         sigma = noise.sigma
-        if sigma is None:
+        if isinstance(noise, PairNoise):
+            sigma = float(np.sqrt(np.mean((noisy * 255 - target) ** 2, dtype=np.float64)))
+        elif sigma is None:
             sigma = float(np.std(noisy * 255 - target))
         of_noisy = measure(target, noisy * 255)
         for name, method in methods.items():
@@ -108,7 +110,7 @@ def score_image(
 def evaluate(
     model: str,
     images: Sequence[ImageFile],
-    noises: Sequence[EvaluationNoise],
+    noises: Sequence[TestNoise],
     progress: Callable[[int, int], None] = lambda done, total: None,
     *,
     metrics: Sequence[str] = ("psnr", "ssim"),

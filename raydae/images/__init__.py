@@ -9,7 +9,9 @@
 - `inputs`: find the pictures that a user's files, folders and patterns name
 - `source`: the protocol of a data source of the user's own
 - `image_sets`: the record of an image, the sets of a run, `read_image`
-- `sources`: list, decode and split the images of a configuration
+- `listing`: list a folder, split a list of images
+- `sources`: find, decode and split the images of a configuration
+- `pairs`: match noisy files with clean ones; `pair_checks`: decode pairs, and compare them
 - `changes`: which images of a run have changed since it began
 - `bsds500`: the manifest of BSDS500, finding a copy, verifying it; `bsds500_download`: download it
 - `dead_leaves`: draw one dead leaves image; `synthetic`: the cached set of them

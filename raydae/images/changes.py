@@ -13,8 +13,11 @@ from raydae.core.storage import Folder
 from raydae.images.bsds500 import find_copy
 from raydae.images.config import DataConfig, is_source
 from raydae.images.image_sets import SPLITS, ImageFile, ImageSets, stamp_of
+from raydae.images.listing import list_images
+from raydae.images.pair_checks import scan_pairs
+from raydae.images.pairs import Pair, list_pairs
 from raydae.images.source import is_source_uri, list_source
-from raydae.images.sources import cluster_uri, list_images, scan
+from raydae.images.sources import cluster_uri, pairs_folder, scan
 
 GONE = -1
 """The size that is recorded for an image that was removed."""
@@ -66,16 +69,16 @@ def find_changes(
     for file, stamp in zip(files, stamps, strict=True):
         if stamp is None and file.size != GONE:
             removed.append(file)
-        elif stamp is not None and stamp != (file.size, file.modified):
+        elif stamp is not None and stamp != file.stamps:
             suspects.append(file)
-    now, _ = scan([(file.uri, file.name) for file in suspects], progress)
+    now = _scan_again(suspects, progress)
     found = {file.uri: file for file in now}
     removed += [file for file in suspects if file.uri not in found and file.size != GONE]
-    before = {file.uri: file.sha256 for file in suspects}
-    known = {*(file.uri for file in files), *sets.unused}
+    before = {file.uri: file.hashes for file in suspects}
+    known = {*(uri for file in files for uri in file.uris), *sets.unused}
     return Changes(
-        replaced=tuple(file for file in now if file.sha256 != before[file.uri]),
-        touched=tuple(file for file in now if file.sha256 == before[file.uri]),
+        replaced=tuple(file for file in now if file.hashes != before[file.uri]),
+        touched=tuple(file for file in now if file.hashes == before[file.uri]),
         removed=tuple(dataclasses.replace(file, size=GONE, modified=0.0) for file in removed),
         added=tuple((uri, name) for uri, name in listed.items() if uri not in known),
     )
@@ -96,18 +99,24 @@ def accept_changes(sets: ImageSets, changes: Changes, patch_size: int) -> ImageS
         split: tuple(new.get(file.uri, file) for file in getattr(sets, split)) for split in SPLITS
     }
     lost = {
-        split: [old.sha256 for old in getattr(sets, split) if new.get(old.uri, old) != old]
+        split: [
+            sha
+            for old in getattr(sets, split)
+            if new.get(old.uri, old) != old
+            for sha in old.hashes
+        ]
         for split in SPLITS
     }
-    trained = {file.sha256: file.name for file in (*sets.train, *parts["train"])}
+    trained = {sha: file.name for file in (*sets.train, *parts["train"]) for sha in file.hashes}
     trained |= dict.fromkeys(sets.replaced_train_hashes, "a training image")
     for split in ("val", "test"):
         for file in parts[split]:
-            if file.sha256 in trained:
-                raise UserError(
-                    f"{file.name}, which is not for training, and {trained[file.sha256]} have the "
-                    "same pixels now; restore the one that changed"
-                )
+            for sha in file.hashes:
+                if sha in trained:
+                    raise UserError(
+                        f"{file.name}, which is not for training, and {trained[sha]} have the "
+                        "same pixels now; restore the one that changed"
+                    )
     for file in parts["train"]:
         if min(file.height, file.width) < patch_size:
             raise UserError(
@@ -133,7 +142,7 @@ def _joined(
     before: tuple[str, ...], lost: list[str], files: tuple[ImageFile, ...]
 ) -> tuple[str, ...]:
     """Return all hashes of images that were replaced, without those that are there again."""
-    now = {file.sha256 for file in files}
+    now = {sha for file in files for sha in file.hashes}
     return tuple(sha for sha in dict.fromkeys([*before, *lost]) if sha not in now)
 
 
@@ -142,6 +151,9 @@ def _list(config: DataConfig) -> dict[str, str]:
 
     BSDS500 and the synthetic set have a fixed list.
     """
+    if config.pairs is not None:
+        listed, _ = list_pairs(pairs_folder(config.path), config.pairs)
+        return dict(part for pair in listed for part in (pair.clean, *pair.noisy))
     path = config.path or cluster_uri()
     if path is None:
         return {}
@@ -153,11 +165,26 @@ def _list(config: DataConfig) -> dict[str, str]:
     return dict(list_images(path if copy is None else str(copy.folder)))
 
 
-def _stamp(file: ImageFile, listed: dict[str, str]) -> tuple[int, float] | None:
-    """Return size and time of an image's file; none if it is not there."""
+def _scan_again(
+    files: list[ImageFile], progress: Callable[[int, int], None] | None
+) -> list[ImageFile]:
+    """Return new records of the images that can still be used, with all their noisy files."""
+    if not any(file.noisy for file in files):
+        return scan([(file.uri, file.name) for file in files], progress)[0]
+    pairs = [
+        Pair((file.uri, file.name), tuple((noisy.uri, noisy.name) for noisy in file.noisy))
+        for file in files
+    ]
+    number = {file.uri: len(file.noisy) for file in files}
+    now, _ = scan_pairs(pairs, progress)
+    return [file for file in now if len(file.noisy) == number[file.uri]]
+
+
+def _stamp(file: ImageFile, listed: dict[str, str]) -> tuple[tuple[int, float], ...] | None:
+    """Return size and time of an image's files; none if one is not there."""
     if is_source_uri(file.uri):
-        return (file.size, file.modified) if file.uri in listed else None
+        return file.stamps if file.uri in listed else None
     try:
-        return stamp_of(file.uri)
+        return tuple(map(stamp_of, file.uris))
     except FileNotFoundError:
         return None

@@ -21,6 +21,10 @@ class DataConfig:
     """Folder, URI or MODULE:NAME; none: BSDS500."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of a data source MODULE:NAME."""
+    pairs: str | None = None
+    """NOISY=CLEAN or a .csv (docs/pairs.md); none: off."""
+    pairs_share: float = 1.0
+    """Patches with the pairs' noise; others: noise.kind."""
     protocol: Protocol = "bsds500"
     """Split of BSDS500."""
     patch_size: int = 64
@@ -43,6 +47,17 @@ class DataConfig:
                 f"data.patches_per_image ({self.patches_per_image}) must be a multiple of "
                 f"data.crops_per_visit ({self.crops_per_visit}); change one of them"
             )
+        if self.pairs is not None:
+            check_pairs(self.pairs, "--data.pairs")
+            check_no_source(self.path, "--data.pairs")
+            if self.protocol != "bsds500":
+                raise UserError("--data.pairs and --protocol exclude each other; leave one out")
+        if not 0 < self.pairs_share <= 1:
+            raise UserError(
+                f"data.pairs_share must be above 0 and at most 1, not {self.pairs_share:g}"
+            )
+        if self.pairs is None and self.pairs_share != 1:
+            raise UserError("data.pairs_share is that of data.pairs; give that too")
         if self.path is not None and is_source(self.path):
             options = SOURCES.check(self.path, self.options, "data.options")
             object.__setattr__(self, "options", options)
@@ -51,6 +66,41 @@ class DataConfig:
                 "data.options are those of a data source of your own; give --data MODULE:NAME, or "
                 "leave them out"
             )
+
+
+def is_table(pairs: str) -> bool:
+    """Return whether pairs are named by a table, not by patterns."""
+    return pairs.partition("?")[0].lower().endswith(".csv") and "*" not in pairs
+
+
+def check_pairs(pairs: str, flag: str) -> None:
+    """Check how pairs are named: `NOISY=CLEAN`, two patterns, or the path of a table.
+
+    Raises:
+        UserError: it is neither, or CLEAN has a `*` that NOISY lacks.
+    """
+    if is_table(pairs):
+        return
+    noisy, _, clean = pairs.partition("=")
+    if not noisy or not clean or "=" in clean:
+        raise UserError(
+            f"{flag} {pairs!r}: write NOISY=CLEAN, such as 'noisy/*=clean/*', or name a .csv table"
+        )
+    if noisy == clean or clean.count("*") > noisy.count("*"):
+        raise UserError(
+            f"{flag} {pairs!r}: each * of CLEAN stands for the text of a * of NOISY, and the two "
+            "must differ, as in '*_real.JPG=*_mean.JPG'"
+        )
+
+
+def check_no_source(path: str | None, flag: str) -> None:
+    """Refuse pairs in a data source, which has no files to match.
+
+    Raises:
+        UserError: the path names a data source.
+    """
+    if path is not None and is_source(path):
+        raise UserError(f"{flag} needs a folder or URI, and --data {path} is a data source")
 
 
 def is_source(path: str) -> bool:

@@ -22,6 +22,17 @@ MAX_PIXELS = 2 * 10**8
 
 
 @dataclass(frozen=True)
+class NoisyFile:
+    """A record of a noisy picture of what an image shows; the fields are those of `ImageFile`."""
+
+    uri: str
+    name: str
+    sha256: str
+    size: int = 0
+    modified: float = 0.0
+
+
+@dataclass(frozen=True)
 class ImageFile:
     """A record of an image that has been decoded once."""
 
@@ -36,6 +47,24 @@ class ImageFile:
     """Bytes of the file; 0 for an image of a data source."""
     modified: float = 0.0
     """When the file was last written, in seconds since 1970; 0 for an image of a data source."""
+    noisy: tuple[NoisyFile, ...] = ()
+    """Noisy pictures of the same size, if the user gave pairs."""
+
+    @property
+    def uris(self) -> tuple[str, ...]:
+        """The URIs of the image and of its noisy pictures."""
+        return self.uri, *(noisy.uri for noisy in self.noisy)
+
+    @property
+    def hashes(self) -> tuple[str, ...]:
+        """The hashes of the image and of its noisy pictures."""
+        return self.sha256, *(noisy.sha256 for noisy in self.noisy)
+
+    @property
+    def stamps(self) -> tuple[tuple[int, float], ...]:
+        """Size and time of the file, and of the files of its noisy pictures."""
+        own = (self.size, self.modified)
+        return own, *((noisy.size, noisy.modified) for noisy in self.noisy)
 
 
 @dataclass(frozen=True)
@@ -63,9 +92,14 @@ class ImageSets:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ImageSets":
         """Return the sets that `to_dict` made a dictionary of."""
-        sets = {split: tuple(ImageFile(**file) for file in values[split]) for split in SPLITS}
+        sets = {split: tuple(map(_image_file, values[split])) for split in SPLITS}
         texts = {name: tuple(values[name]) for name in TEXTS}
         return cls(**{"source": values["source"], **sets, **texts})
+
+
+def _image_file(values: Mapping[str, Any]) -> ImageFile:
+    noisy = tuple(NoisyFile(**file) for file in values.get("noisy", ()))
+    return ImageFile(**{**values, "noisy": noisy})
 
 
 def pixel_hash(image: NDArray[np.uint8]) -> str:

@@ -4,26 +4,24 @@ Images come from BSDS500 with either of its protocols, from a folder or URI, fro
 the user's own, or from the synthetic set.
 """
 
-import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from raydae.core.errors import UserError, first_line
+from raydae.core.errors import UserError
 from raydae.core.storage import Folder
 from raydae.images import bsds500, synthetic
 from raydae.images.bsds500_download import DownloadError, download
 from raydae.images.config import DataConfig, Protocol, is_source
 from raydae.images.image_sets import SPLITS, ImageFile, ImageSets, pixel_hash, read_image, stamp_of
-from raydae.images.pictures import suffixes
+from raydae.images.listing import Listing, by_folder, by_hash, by_source, list_images
+from raydae.images.pair_checks import scan_pairs
+from raydae.images.pairs import list_pairs, split_pairs
 from raydae.images.source import list_source
 
 SYNTHETIC = "the embedded synthetic set (dead leaves)"
-
-Listing = list[tuple[str, str]]
-"""(URI, name) of images, not decoded yet. Names are relative to the folder or source."""
 
 
 def find_images(
@@ -33,8 +31,9 @@ def find_images(
 ) -> ImageSets:
     """Find the images of a configuration, decode each once, and split them.
 
-    Images that cannot be decoded are left out. So are training images that are too small, if the
-    configuration says so, and training images with the same pixels as a validation or test image.
+    Images that cannot be decoded are left out. So are pairs that do not fit (`pair_checks`),
+    training images that are too small, if the configuration says so, and training images with the
+    same pixels as a validation or test image.
 
     Args:
         config: The images to use.
@@ -46,9 +45,12 @@ def find_images(
         UserError: The images cannot be listed, a set is empty, or training images are smaller than
             a patch.
     """
-    source, listings = _list_splits(config, synthetic_fallback)
-    split_of = {uri: split for split in SPLITS for uri, _ in listings[split]}
-    files, left_out = scan([image for split in SPLITS for image in listings[split]], progress)
+    if config.pairs is not None:
+        source, split_of, files, left_out = _find_pairs(config, config.pairs, progress)
+    else:
+        source, listings = _list_splits(config, synthetic_fallback)
+        split_of = {uri: split for split in SPLITS for uri, _ in listings[split]}
+        files, left_out = scan([image for split in SPLITS for image in listings[split]], progress)
     sets = {split: [file for file in files if split_of[file.uri] == split] for split in SPLITS}
     sets["train"], too_small = _exclude_small(sets["train"], config)
     sets["train"], duplicates = _exclude_duplicates(sets)
@@ -57,7 +59,7 @@ def find_images(
             reasons = [*duplicates, *too_small, *left_out] if split == "train" else left_out
             reason = f"; {reasons[0]}" if reasons else ""
             raise UserError(f"{source} has no usable image for {use}{reason}")
-    used = {file.uri for split in SPLITS for file in sets[split]}
+    used = {uri for split in SPLITS for file in sets[split] for uri in file.uris}
     return ImageSets(
         source=source,
         left_out=(*left_out, *too_small, *duplicates),
@@ -66,6 +68,33 @@ def find_images(
         val=tuple(sets["val"]),
         test=tuple(sets["test"]),
     )
+
+
+def pairs_folder(path: str | None) -> str:
+    """Return the folder or URI in which pairs are looked for.
+
+    Raises:
+        UserError: There is none: BSDS500 has no pairs.
+    """
+    if (path := path or cluster_uri()) is None:
+        raise UserError("pairs need a folder: give --data PATH")
+    return path
+
+
+def _find_pairs(
+    config: DataConfig, pairs: str, progress: Callable[[int, int], None] | None
+) -> tuple[str, dict[str, str], list[ImageFile], list[str]]:
+    """Return the name of pairs, the split of each file's URI, the images, and what is left out.
+
+    A URI that is in no split has an empty one.
+    """
+    path = pairs_folder(config.path)
+    listed, alone = list_pairs(path, pairs)
+    parts, unsplit = split_pairs(listed, path)
+    split_of = {uri: "" for pair in listed for uri, _ in (pair.clean, *pair.noisy)}
+    split_of |= {pair.clean[0]: split for split in SPLITS for pair in parts[split]}
+    files, left_out = scan_pairs([pair for split in SPLITS for pair in parts[split]], progress)
+    return f"{path} ({pairs})", split_of, files, [*alone, *unsplit, *left_out]
 
 
 def scan(
@@ -91,29 +120,6 @@ def scan(
             if progress is not None:
                 progress(done, len(images))
     return files, unreadable
-
-
-def list_images(path: str) -> Listing:
-    """Return (URI, name) of every image in a folder or URI and its sub-folders.
-
-    Raises:
-        UserError: There is no such folder, or it has no images.
-    """
-    folder = Folder.of(path)
-    try:
-        if folder.local is not None and not folder.local.is_dir():
-            raise UserError(f"{path} is not a folder; give a folder or URI of images")
-        names = [
-            name
-            for name in folder.files(recursive=True)
-            if Path(name).suffix.lower() in suffixes()
-            and not any(part.startswith(".") for part in Path(name).parts)
-        ]
-    except OSError as error:
-        raise UserError(f"{path} cannot be listed: {first_line(error)}") from None
-    if not names:
-        raise UserError(f"{path} has no images ({' '.join(sorted(suffixes()))})")
-    return [(folder.path_of(name), name) for name in names]
 
 
 def evaluation_images(
@@ -208,11 +214,11 @@ def _list_splits(
         except DownloadError as error:
             if synthetic_fallback is None or config.protocol != "bsds500":
                 raise UserError(str(error)) from None
-            return SYNTHETIC, _by_folder(list_images(str(synthetic_fallback(str(error)))))
+            return SYNTHETIC, by_folder(list_images(str(synthetic_fallback(str(error)))))
         return f"BSDS500, protocol {config.protocol}", bsds500_splits(root, config.protocol)
     if is_source(path):
         _refuse_protocol(config.protocol != "bsds500", config.protocol, path)
-        return path, _by_source(list_source(path, config.options))
+        return path, by_source(list_source(path, config.options))
     copy = bsds500.find_copy(Folder.of(path))
     if copy is not None and not copy.missing:
         return f"BSDS500, protocol {config.protocol}", bsds500_splits(copy.folder, config.protocol)
@@ -226,7 +232,7 @@ def _list_splits(
     folders = {name.split("/")[0] for _, name in images if "/" in name}
     present = [split for split in SPLITS if split in folders]
     if len(present) == len(SPLITS):
-        return label, _by_folder(images)
+        return label, by_folder(images)
     if len(present) == 2:
         missing = next(split for split in SPLITS if split not in folders)
         raise UserError(
@@ -238,7 +244,7 @@ def _list_splits(
             f"{path} has {len(images)} image{'s' * (len(images) > 1)}; it needs {len(SPLITS)} at "
             "least: one to train on, one for validation and one for testing"
         )
-    return label, _by_hash(images)
+    return label, by_hash(images)
 
 
 def _refuse_protocol(given: bool, protocol: Protocol | None, path: str) -> None:
@@ -264,45 +270,7 @@ def _default_bsds500() -> Folder:
 
 
 def _bsds500(root: Folder) -> dict[str, Listing]:
-    return _by_folder([(root.path_of(name), name) for name in bsds500.manifest()])
-
-
-def _by_folder(images: Iterable[tuple[str, str]]) -> dict[str, Listing]:
-    """Split images by their first folder: train, val or test."""
-    images = list(images)
-    return {
-        split: [(uri, name) for uri, name in images if name.split("/")[0] == split]
-        for split in SPLITS
-    }
-
-
-def _by_source(images: Sequence[tuple[str, str, str | None]]) -> dict[str, Listing]:
-    """Split (URI, key, split) by the split, or by the hash of the key where it is None."""
-    unsplit = [(uri, key) for uri, key, split in images if split is None]
-    parts = _by_hash(unsplit, min_images=1 if len(unsplit) == len(images) else 0)
-    return {
-        split: parts[split] + [(uri, key) for uri, key, given in images if given == split]
-        for split in SPLITS
-    }
-
-
-def _by_hash(images: Listing, min_images: int = 1) -> dict[str, Listing]:
-    """Split images into about 80 % train, 10 % val and 10 % test by the hashes of their names.
-
-    The split of an image does not change when others are added. An exception is a set so small
-    that val or test would have fewer than `min_images`: they get the first in order of hash.
-    """
-    ranked = sorted((_fraction(name), uri, name) for uri, name in images)
-    below = [sum(fraction < bound for fraction, _, _ in ranked) for bound in (0.1, 0.2)]
-    val = max(below[0], min_images)
-    test = max(below[1], val + min_images)
-    parts = {"val": ranked[:val], "test": ranked[val:test], "train": ranked[test:]}
-    return {split: sorted((uri, name) for _, uri, name in part) for split, part in parts.items()}
-
-
-def _fraction(name: str) -> float:
-    """Return the hash of a name as a number in [0, 1)."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") / 2**32
+    return by_folder([(root.path_of(name), name) for name in bsds500.manifest()])
 
 
 def _inspect(image: tuple[str, str]) -> ImageFile | str:
@@ -339,9 +307,15 @@ def _exclude_duplicates(
     sets: Mapping[str, list[ImageFile]],
 ) -> tuple[list[ImageFile], list[str]]:
     """Return the training images that are not also in val or test, and a line on each other."""
-    others = {file.sha256: file.name for split in ("val", "test") for file in sets[split]}
-    return [file for file in sets["train"] if file.sha256 not in others], [
-        f"{file.name}: not used for training, same pixels as {others[file.sha256]} in val or test"
+    others = {
+        sha: file.name for split in ("val", "test") for file in sets[split] for sha in file.hashes
+    }
+    same = {
+        file.uri: next((others[sha] for sha in file.hashes if sha in others), None)
         for file in sets["train"]
-        if file.sha256 in others
+    }
+    return [file for file in sets["train"] if same[file.uri] is None], [
+        f"{file.name}: not used for training, same pixels as {same[file.uri]} in val or test"
+        for file in sets["train"]
+        if same[file.uri] is not None
     ]

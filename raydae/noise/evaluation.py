@@ -1,4 +1,4 @@
-"""The noise of evaluations: the literature's white Gaussian noise, or a noise kind."""
+"""The noise of evaluations: the literature's white Gaussian noise, a noise kind, or pairs."""
 
 import functools
 import hashlib
@@ -80,6 +80,18 @@ class EvaluationNoise:
     def _noise(self) -> Any:
         noise = NOISES.bind(self.kind, self.options)
         return noise if isinstance(noise, BatchNoise) else UserNoise(noise)
+
+
+@dataclass(frozen=True)
+class PairNoise:
+    """The noise that an image's own noisy file has; the first of them, if there are several."""
+
+    label = "pairs"
+    sigma = None
+
+
+TestNoise = EvaluationNoise | PairNoise
+"""How an image that scores a denoiser gets its noise."""
 
 
 def evaluation_noise(clean: NDArray[np.uint8], sigma: float) -> NDArray[np.float32]:

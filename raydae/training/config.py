@@ -19,7 +19,7 @@ from raydae.images.config import SOURCES, DataConfig
 from raydae.metrics import METRICS
 from raydae.models.config import NETWORKS, ModelConfig
 from raydae.noise.config import NOISES, NoiseConfig
-from raydae.noise.evaluation import EvaluationNoise
+from raydae.noise.evaluation import EvaluationNoise, PairNoise, TestNoise
 from raydae.noise.levels import parse_level
 from raydae.training.losses import LOSSES
 from raydae.training.optimizers import OPTIMIZERS
@@ -163,6 +163,8 @@ class Config:
             raise UserError(f"seed must be below 2**32, not {self.seed}")
         if self.threads is not None:
             check_min("threads", self.threads, 1)
+        if self.data.pairs is not None and self.noise.on == "device":
+            raise UserError("--noise-on device: data.pairs needs the CPU; leave it out")
         if self.data.patch_size % self.model.multiple:
             raise UserError(
                 f"data.patch_size ({self.data.patch_size}) must be a multiple of "
@@ -175,10 +177,11 @@ class Config:
             )
 
     @property
-    def evaluation_noises(self) -> tuple[EvaluationNoise, ...]:
+    def evaluation_noises(self) -> tuple[TestNoise, ...]:
         """The noise of validation and the test table.
 
-        Without `validation.sigma` and `validation.noise`: the noise that is trained on. If that is
+        Without `validation.sigma` and `validation.noise`: that of the pairs if there are any, else
+        the noise that is trained on. If that is
         white Gaussian noise of a range of levels, those of 15, 25 and 50 that lie in the range.
         """
         if self.validation.sigma is not None:
@@ -186,6 +189,8 @@ class Config:
         elif self.validation.noise is not None:
             options = self.validation.noise_options
             return (EvaluationNoise(kind=self.validation.noise, options=options),)
+        elif self.data.pairs is not None:
+            return (PairNoise(),)
         elif self.noise.sigma_range is None:
             return (EvaluationNoise(kind=self.noise.kind, options=self.noise.options),)
         else:
@@ -194,6 +199,15 @@ class Config:
             if low == high or not levels:
                 levels = [(low + high) / 2]
         return tuple(EvaluationNoise.white(level) for level in levels)
+
+    @property
+    def noise_description(self) -> str:
+        """The noise that is trained on, in words."""
+        noise, share = self.noise, self.data.pairs_share
+        level = f"sigma {noise.description}" if noise.sigma_range else noise.kind
+        if self.data.pairs is None:
+            return level
+        return "pairs" if share == 1 else f"{share:.0%} pairs, else {level}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return a nested dictionary of plain values that JSON can hold."""

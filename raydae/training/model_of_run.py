@@ -17,7 +17,7 @@ def model_of_run(state: TrainState, sets: ImageSets, weights: Weights, epoch: in
         epoch: the epoch (1, 2 ...) after which the run had them; 0: before the first one ended.
     """
     trained = (
-        *(file.sha256 for file in sets.train),
+        *(sha for file in sets.train for sha in file.hashes),
         *sets.replaced_train_hashes,
         *state.inherited_hashes,
     )
@@ -27,7 +27,10 @@ def model_of_run(state: TrainState, sets: ImageSets, weights: Weights, epoch: in
         config=state.config,
         source=sets.source,
         train_hashes=tuple(dict.fromkeys(trained)),
-        val_hashes=(*(file.sha256 for file in sets.val), *sets.replaced_val_hashes),
+        val_hashes=(
+            *(sha for file in sets.val for sha in file.hashes),
+            *sets.replaced_val_hashes,
+        ),
         epoch=epoch,
         val_psnr=state.history[epoch - 1]["val_psnr"] if epoch else None,
     )

@@ -8,7 +8,8 @@ Samples are numbered 0, 1, 2 ... over the whole run, and any range of them can b
     micro-batch   `micro_batch` consecutive samples, never divided among workers
     step          the samples [step * batch_size, (step + 1) * batch_size): batch_size / micro_batch
                   micro-batches, divided into one shard for each worker
-    sample i      its image by its visit; position, flip, rotation and noise from (seed, SAMPLE, i)
+    sample i      its image by its visit; position, flip, rotation and noise from (seed, SAMPLE, i),
+                  and with pairs, between rotation and noise, which noisy file it is cut from
 
 A run therefore resumes exactly in the middle of an epoch, and one worker and sixty-four train on
 the same batches. Neither torch nor Ray is imported here: the processes that make samples start
@@ -29,7 +30,7 @@ from raydae.core.toolchain import can_build_kernels
 from raydae.images.image_sets import ImageFile, read_image
 from raydae.noise.batch import BatchNoise
 from raydae.noise.config import NOISES
-from raydae.noise.fixed_point import to_fixed_point
+from raydae.noise.fixed_point import SCALE, to_fixed_point
 from raydae.noise.normals import standard_normals
 from raydae.noise.protocol import Noise
 from raydae.noise.user_noise import UserNoise, try_noise
@@ -40,6 +41,7 @@ from raydae.training.schedule import Schedule
 PIXEL = "V3"  # three bytes that are copied as one, twice as fast
 PADDING = -1  # the index of a row that only fills up a shard
 CHUNK = 8  # patches that are made noisy at a time: few enough for a core's cache
+_FIXED = np.rint(np.arange(256) / 255 * SCALE).astype(np.int16)  # of the values of a noisy file
 _cache = ImageCache(cache_bytes())  # one for each process, whatever `Samples` it computes
 
 
@@ -59,6 +61,8 @@ class Samples:
     crops_per_visit: int
     noise_on_device: bool = False
     """Whether only the noise's parameters are drawn here; it is made beside the network."""
+    pairs_share: float = 0.0
+    """The part of the samples that have the noise of their image's noisy files; 0: no pairs."""
 
     @classmethod
     def of(cls, config: Config, images: tuple[ImageFile, ...], gpu: bool = False) -> "Samples":
@@ -77,6 +81,7 @@ class Samples:
         on_device = config.noise.on == "device" or (
             config.noise.on == "auto"
             and gpu
+            and config.data.pairs is None  # whose noise comes from the CPU
             and can_build_kernels()
             and isinstance(noise, BatchNoise)
         )
@@ -88,6 +93,7 @@ class Samples:
             patches_per_image=config.data.patches_per_image,
             crops_per_visit=config.data.crops_per_visit,
             noise_on_device=on_device,
+            pairs_share=0.0 if config.data.pairs is None else config.data.pairs_share,
         )
 
     @property
@@ -147,69 +153,118 @@ class Samples:
             shape = len(part), *noise.normals_shape(self.patch_size, self.patch_size)
         normals = np.empty(shape, np.float32)
         parameters: list[Sequence[float]] = []
+        made: list[int] = []  # the rows that `parameters` and `normals` belong to
         for row, index in enumerate(part):
-            if row == 0 or index % self.crops_per_visit == 0:
-                image, replaced = self._visit(index // self.crops_per_visit)
-            rows["index"][row], rows["unreadable"][row] = index, replaced
             rng = generators[index]
-            self._crop(rng, image, clean[row])
-            if isinstance(noise, BatchNoise):
+            place = rng.random(3).tolist()
+            pick = rng.random() if self.pairs_share else 1.0
+            if row == 0 or index % self.crops_per_visit == 0 or self.pairs_share:
+                image, own, replaced = self._visit(index // self.crops_per_visit, pick)
+            rows["index"][row], rows["unreadable"][row] = index, replaced
+            self._crop(place, image, clean[row])
+            if own is not None:
+                patch = np.empty_like(clean[row])
+                self._crop(place, own, patch)
+                _FIXED.take(patch, out=rows["noisy"][row])
+            elif isinstance(noise, BatchNoise):
                 parameters.append(noise.draw(rng))
                 if not self.noise_on_device:
-                    standard_normals(rng, normals.shape[1:], out=normals[row])
+                    standard_normals(rng, normals.shape[1:], out=normals[len(made)])
+                made.append(row)
             else:
                 noisy, clean[row] = noise(rng, clean[row])
                 to_fixed_point(noisy, out=rows["noisy"][row])
         if self.noise_on_device:
             rows["parameters"][:] = parameters
-        elif isinstance(noise, BatchNoise):
-            noisy, target = noise.degrade(clean, np.array(parameters, np.float32), normals)
-            to_fixed_point(noisy, out=rows["noisy"])
-            if target is not None:
-                target *= 255
-                np.rint(target, out=clean, casting="unsafe")
+        elif isinstance(noise, BatchNoise) and len(made) == len(part):
+            _degrade(noise, clean, np.array(parameters, np.float32), normals, rows["noisy"])
+        elif isinstance(noise, BatchNoise) and made:
+            patches, noisy = clean[made], rows["noisy"][made]
+            values = np.array(parameters, np.float32)
+            _degrade(noise, patches, values, normals[: len(made)], noisy)
+            clean[made], rows["noisy"][made] = patches, noisy
 
     def _crop(
-        self, rng: np.random.Generator, image: NDArray[np.uint8], clean: NDArray[np.uint8]
+        self, place: Sequence[float], image: NDArray[np.uint8], patch: NDArray[np.uint8]
     ) -> None:
-        """Write a sample's clean patch into `clean`."""
+        """Write a sample's patch of an image into `patch`.
+
+        Args:
+            place: three uniform numbers in [0, 1): its position down and right, and its side.
+            image: uint8 HxWx3.
+            patch: uint8 (patch, patch, 3).
+        """
         size = self.patch_size
-        down, right, side = rng.random(3).tolist()
+        down, right, side = place
         y = int(down * (image.shape[0] - size + 1))
         x = int(right * (image.shape[1] - size + 1))
         flip, turn = divmod(int(side * 8), 4)
         part = image.view(PIXEL)[y : y + size, x : x + size, 0]
-        clean.view(PIXEL)[..., 0] = _rotated(part[:, ::-1] if flip else part, turn)
+        patch.view(PIXEL)[..., 0] = _rotated(part[:, ::-1] if flip else part, turn)
 
-    def _visit(self, visit: int) -> tuple[NDArray[np.uint8], int]:
-        """Return the image of a visit, and the number of an unreadable one that it replaces, or -1.
+    def _visit(
+        self, visit: int, pick: float = 1.0
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None, int]:
+        """Return the image of a visit, and that of its noisy files which a sample is cut from.
 
         An image that cannot be read is replaced by the image of the next visit that can. This
-        depends on the visit alone, so no other sample changes.
+        depends on the visit and `pick` alone, so no other sample changes.
+
+        Args:
+            visit: its number.
+            pick: a uniform number in [0, 1), which picks the noisy file; from `pairs_share` on,
+                none.
+
+        Returns:
+            The image, the noisy file or none, and the number of an unreadable image that this one
+            replaces, or -1.
         """
         visits = len(self.images) * (self.patches_per_image // self.crops_per_visit)
         order = _order(self.seed, visit // visits, visits)
         unreadable = -1
         for offset in range(visits):
             number = int(order[(visit + offset) % visits]) % len(self.images)
-            image = self._read(number)
+            file = self.images[number]
+            image, own = self._read(file, file.uri), None
+            if image is not None and pick < self.pairs_share:
+                own = self._read(file, _picked(file, pick / self.pairs_share))
+                image = None if own is None else image
             if image is not None:
-                return image, unreadable
+                return image, own, unreadable
             if offset == 0:
                 unreadable = number
         raise UnreadableError(f"none of the {len(self.images)} training images can be read")
 
-    def _read(self, number: int) -> NDArray[np.uint8] | None:
-        """Return the decoded image; none if it cannot be read or its size has changed."""
-        file = self.images[number]
-        image = _cache.get(file.uri)
+    def _read(self, file: ImageFile, uri: str) -> NDArray[np.uint8] | None:
+        """Return one of an image's files, decoded; none if unreadable or of another size now."""
+        image = _cache.get(uri)
         if image is None:
             try:
-                image = read_image(file.uri)
+                image = read_image(uri)
             except OSError:
                 return None
-            _cache.put(file.uri, image)
+            _cache.put(uri, image)
         return image if image.shape == (file.height, file.width, 3) else None
+
+
+def _picked(file: ImageFile, number: float) -> str:
+    """Return the URI of the noisy file that a uniform number in [0, 1) picks."""
+    return file.noisy[min(int(number * len(file.noisy)), len(file.noisy) - 1)].uri
+
+
+def _degrade(
+    noise: BatchNoise,
+    clean: NDArray[np.uint8],
+    parameters: NDArray[np.float32],
+    normals: NDArray[np.float32],
+    out: NDArray[np.int16],
+) -> None:
+    """Make patches noisy; write them into `out`, and what is to be learned into `clean`."""
+    noisy, target = noise.degrade(clean, parameters, normals)
+    to_fixed_point(noisy, out=out)
+    if target is not None:
+        target *= 255
+        np.rint(target, out=clean, casting="unsafe")
 
 
 def _rotated(part: NDArray[Any], turns: int) -> NDArray[Any]:

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from raydae.core.errors import UserError
 from raydae.core.pixels import to_uint8
-from raydae.images.image_sets import ImageFile, read_image
+from raydae.images.image_sets import ImageFile
 from raydae.metrics import METRICS
 from raydae.models.inference import Denoiser
-from raydae.noise.evaluation import EvaluationNoise
+from raydae.noise.evaluation import TestNoise
 from raydae.training.context import Context
+from raydae.training.noisy_images import noisy_versions
 
 GPU_THREADS = 8  # that read, noise and score images: 0.1 s each, where a GPU denoises in 0.005 s
 
@@ -25,7 +26,7 @@ GPU_THREADS = 8  # that read, noise and score images: 0.1 s each, where a GPU de
 def validate(
     denoise: Denoiser,
     images: Sequence[ImageFile],
-    noises: Sequence[EvaluationNoise],
+    noises: Sequence[TestNoise],
     metrics: Sequence[str],
     context: Context,
     on_image: Callable[[ImageFile, bool], object] = lambda file, readable: None,
@@ -69,7 +70,7 @@ def validate(
 def score_images(
     denoise: Denoiser,
     images: Sequence[ImageFile],
-    noises: Sequence[EvaluationNoise],
+    noises: Sequence[TestNoise],
     metrics: Sequence[str] = ("psnr", "ssim"),
 ) -> Iterator[NDArray[np.float64] | None]:
     """Score a denoiser on images that are made noisy.
@@ -93,20 +94,19 @@ def score_images(
     functions = {name: METRICS.bind(name, {}) for name in metrics}
 
     def score(file: ImageFile) -> NDArray[np.float64] | None:
+        sums = np.zeros(len(metrics) + 1)
         try:
-            clean = read_image(file.uri)
+            for _, noisy, target in noisy_versions(file, noises):
+                with lock:
+                    denoised = denoise(noisy)
+                result = to_uint8(denoised)
+                values = [
+                    compute_metric(name, metric, target, result)
+                    for name, metric in functions.items()
+                ]
+                sums += [*values, 1]
         except OSError:
             return None
-        sums = np.zeros(len(metrics) + 1)
-        for noise in noises:
-            noisy, target = noise(clean)
-            with lock:
-                denoised = denoise(noisy)
-            result = to_uint8(denoised)
-            values = [
-                compute_metric(name, metric, target, result) for name, metric in functions.items()
-            ]
-            sums += [*values, 1]
         return sums
 
     if denoise.device.type != "cuda":

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from raydae.core.pixels import to_uint8
-from raydae.evaluation.panel import GAP, LABEL, MAX_SIDE, MIN_SIDE, panel, released_denoiser
+from raydae.evaluation.panel import GAP, LABEL, MAX_SIDE, MIN_SIDE, middle, panel, released_denoiser
 from raydae.images.image_sets import ImageSets
 from raydae.models.model_file import load_model
 from raydae.noise.evaluation import EvaluationNoise, evaluation_noise
@@ -14,6 +14,12 @@ from tests.conftest import draw
 
 CLIP = ("clip", lambda noisy: np.clip(noisy, 0, 1))
 BLACK = ("black", np.zeros_like)
+
+
+def noisy_squares(
+    *images: NDArray[np.uint8],
+) -> list[tuple[NDArray[np.float32], NDArray[np.uint8]]]:
+    return [EvaluationNoise.white(25)(middle(image)) for image in images]
 
 
 def pixels(png: bytes) -> NDArray[np.uint8]:
@@ -29,7 +35,7 @@ def cell(picture: NDArray[np.uint8], row: int, column: int, side: int) -> NDArra
 
 def test_a_panel_shows_the_middle_of_each_image_pixel_for_pixel() -> None:
     wide, tall = draw(0, 321, 481), draw(1, 481, 321)
-    picture = pixels(panel([wide, tall], EvaluationNoise.white(25), [CLIP, BLACK], "a title"))
+    picture = pixels(panel(noisy_squares(wide, tall), [CLIP, BLACK], "a title"))
     assert picture.shape == (2 * (321 + LABEL + GAP) + LABEL + GAP, 4 * (321 + GAP) + GAP, 3)
     for row, clean in enumerate((wide[:, 80:401], tall[80:401])):
         noisy = to_uint8(evaluation_noise(clean, 25))
@@ -39,9 +45,7 @@ def test_a_panel_shows_the_middle_of_each_image_pixel_for_pixel() -> None:
 
 def test_a_panel_is_large_enough_to_see_and_fits_a_screen() -> None:
     for size in (1, 64, 250, 2000):
-        picture = pixels(
-            panel([draw(0, size, size)], EvaluationNoise.white(25), [CLIP], "a title " * 30)
-        )
+        picture = pixels(panel(noisy_squares(draw(0, size, size)), [CLIP], "a title " * 30))
         assert MIN_SIDE <= picture.shape[0] - 2 * (LABEL + GAP) <= MAX_SIDE
 
 

@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -13,7 +14,7 @@ from raydae.images.changes import Changes, accept_changes, find_changes
 from raydae.images.config import DataConfig
 from raydae.images.image_sets import ImageSets, pixel_hash
 from raydae.images.sources import find_images
-from tests.conftest import draw, draw_folder
+from tests.conftest import draw, draw_folder, draw_noisy, draw_pairs
 
 
 @pytest.fixture
@@ -120,3 +121,50 @@ def test_what_was_left_out_is_not_new(config: DataConfig, images: Path) -> None:
     sets = find_images(config)
     assert len(sets.left_out) == 1
     assert find_changes(sets, config) == Changes()
+
+
+def test_noisy_files_are_compared_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = draw_pairs(tmp_path / "pairs", 12)
+    config = DataConfig(path=str(folder), patch_size=16, pairs="noisy/*=clean/*")
+    sets = find_images(config)
+    assert find_changes(sets, config) == Changes()
+
+    first, second, third, fourth = (Path(file.noisy[0].uri) for file in sets.train[:4])
+    other = np.asarray(Image.open(first)).astype(int) + 1
+    Image.fromarray(np.clip(other, 0, 255).astype(np.uint8)).save(first)
+    second.unlink()
+    Image.fromarray(draw_noisy(0)[:30]).save(third)
+    os.utime(fourth, (1, 1))
+    shutil.copy(folder / "clean" / "000.png", folder / "clean" / "new.png")
+    shutil.copy(folder / "noisy" / "000.png", folder / "noisy" / "new.png")
+    found = find_changes(sets, config)
+    assert names(found.replaced) == [sets.train[0].name]
+    assert sorted(names(found.removed)) == [sets.train[1].name, sets.train[2].name]
+    assert names(found.touched) == [sets.train[3].name]
+    assert sorted(name for _, name in found.added) == ["clean/new.png", "noisy/new.png"]
+
+    now = accept_changes(sets, found, 16)
+    assert names(now.train) == names(sets.train), "no other sample changes"
+    assert now.train[0].noisy[0].sha256 == pixel_hash(np.asarray(Image.open(first)))
+    assert sets.train[0].noisy[0].sha256 in now.replaced_train_hashes
+    assert find_changes(now, config) == Changes()
+
+    shutil.copy(now.test[0].noisy[0].uri, first)  # it tests
+    monkeypatch.setattr("raydae.images.pair_checks.find_shift", lambda noisy, clean: (0, 0))
+    with pytest.raises(UserError, match=r"which is not for training, and .* the same pixels now"):
+        accept_changes(now, find_changes(now, config), 16)
+
+
+def test_a_pair_that_lost_one_of_its_shots_is_reported(tmp_path: Path) -> None:
+    for i in range(3):
+        Image.fromarray(draw(i)).save(tmp_path / f"{i}_mean.png")
+        for shot in range(2):
+            Image.fromarray(draw_noisy(i, sigma=5 + shot)).save(tmp_path / f"{i}_{shot}.png")
+    config = DataConfig(path=str(tmp_path), patch_size=16, pairs="*_*.png=*_mean.png")
+    sets = find_images(config)
+    Path(sets.train[0].noisy[1].uri).unlink()
+    found = find_changes(sets, config)
+    assert names(found.removed) == [sets.train[0].name]
+    now = accept_changes(sets, found, 16)
+    assert len(now.train[0].noisy) == 2, "the samples of other shots stay the same"
+    assert not find_changes(now, config)

@@ -369,7 +369,7 @@ def test_an_epoch_that_nothing_could_judge_is_not_the_best(
             raise OSError("not now")
         return read_image(uri)
 
-    monkeypatch.setattr("raydae.training.validation.read_image", read)
+    monkeypatch.setattr("raydae.training.noisy_images.read_image", read)
     assert run(config.override({"optim.epochs": 3}), sets, tmp_path) == Outcome("finished")
     lines = history(tmp_path)
     assert lines[0]["val_psnr"] is None
