@@ -98,7 +98,7 @@ def _validation(config: Config, levels: Sequence[str]) -> dict[str, Any]:
     if levels:
         return {"validation.sigma": ",".join(levels), "validation.noise": None}
     given = (config.validation.sigma, config.validation.noise, config.data.pairs)
-    if any(value is not None for value in given):
+    if any(value is not None for value in given) or config.learn != "clean":
         return {}
     if config.noise.kind == WHITE:
         return {"validation.sigma": "25"}

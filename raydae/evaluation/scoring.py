@@ -24,7 +24,7 @@ from raydae.images.image_sets import ImageFile
 from raydae.metrics import METRICS
 from raydae.models.inference import Denoiser
 from raydae.models.model_file import load_model
-from raydae.noise.evaluation import PairNoise, TestNoise
+from raydae.noise.evaluation import EvaluationNoise, TestNoise
 from raydae.training.noisy_images import noisy_versions
 from raydae.training.validation import compute_metric
 
@@ -38,8 +38,8 @@ class Score:
     noise: str
     """`EvaluationNoise.label`; `pairs` for the noise of the image's own noisy file."""
     sigma: float
-    """Noise level, 0-255 scale; of noise that is not white, its standard deviation; of pairs, the
-    root of the mean square of noisy minus clean."""
+    """Noise level, 0-255 scale; of noise that is not white, its standard deviation; of pairs
+    and neighbors, the root of the mean square of their difference."""
     noisy: Mapping[str, float]
     """The metrics of the noisy image by name; PSNR in dB."""
     denoised: Mapping[str, float]
@@ -82,7 +82,7 @@ def score_image(
     scores = []
     for noise, noisy, target in noisy_versions(file, noises):
         sigma = noise.sigma
-        if isinstance(noise, PairNoise):
+        if not isinstance(noise, EvaluationNoise):
             sigma = float(np.sqrt(np.mean((noisy * 255 - target) ** 2, dtype=np.float64)))
         elif sigma is None:
             sigma = float(np.std(noisy * 255 - target))

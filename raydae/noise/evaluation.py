@@ -13,6 +13,7 @@ from raydae.core.components import label_of
 from raydae.core.random_numbers import EVALUATION, generator
 from raydae.noise.batch import BatchNoise
 from raydae.noise.config import NOISES
+from raydae.noise.neighbors import draw_choices, split
 from raydae.noise.user_noise import UserNoise
 
 WHITE = "gaussian"
@@ -71,9 +72,7 @@ class EvaluationNoise:
         """
         if self.sigma is not None:
             return evaluation_noise(clean, self.sigma), clean
-        digest = hashlib.sha256(np.ascontiguousarray(clean).data).digest()
-        rng = generator(0, EVALUATION, int.from_bytes(digest[:8], "little"))
-        noisy, target = self._noise(rng, clean)
+        noisy, target = self._noise(generator_of(clean), clean)
         return noisy.astype(np.float32, copy=False), target
 
     @functools.cached_property
@@ -90,8 +89,32 @@ class PairNoise:
     sigma = None
 
 
-TestNoise = EvaluationNoise | PairNoise
+@dataclass(frozen=True)
+class NeighborNoise:
+    """The noise that an image has itself, where no clean image is known.
+
+    The image is split into two of half the size (`neighbors.split`). One is denoised, the other is
+    what the result is compared with. Its noise is independent, so the mean squared error is that of
+    the denoiser plus the noise's variance and what neighbours differ by, whatever the denoiser is.
+    """
+
+    label = "neighbors"
+    sigma = None
+
+    def __call__(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """Return the two pictures of an image, uint8 HxWx3: the first as float32 on [0, 1]."""
+        first, second = split(image, draw_choices(generator_of(image), *image.shape[:2]))
+        return first / np.float32(255), second
+
+
+TestNoise = EvaluationNoise | PairNoise | NeighborNoise
 """How an image that scores a denoiser gets its noise."""
+
+
+def generator_of(image: NDArray[np.uint8]) -> np.random.Generator:
+    """Return the generator of evaluations for an image: another one for other pixels."""
+    digest = hashlib.sha256(np.ascontiguousarray(image).data).digest()
+    return generator(0, EVALUATION, int.from_bytes(digest[:8], "little"))
 
 
 def evaluation_noise(clean: NDArray[np.uint8], sigma: float) -> NDArray[np.float32]:

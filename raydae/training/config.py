@@ -19,7 +19,7 @@ from raydae.images.config import SOURCES, DataConfig
 from raydae.metrics import METRICS
 from raydae.models.config import NETWORKS, ModelConfig
 from raydae.noise.config import NOISES, NoiseConfig
-from raydae.noise.evaluation import EvaluationNoise, PairNoise, TestNoise
+from raydae.noise.evaluation import EvaluationNoise, NeighborNoise, PairNoise, TestNoise
 from raydae.noise.levels import parse_level
 from raydae.training.losses import LOSSES
 from raydae.training.optimizers import OPTIMIZERS
@@ -60,6 +60,8 @@ class OptimConfig:
     """Largest norm of the gradient; none: no limit."""
     ema: float = 0.0
     """Decay of the averaged weights (EMA); 0: off."""
+    neighbor_weight: float = 2.0
+    """Weight of Neighbor2Neighbor's regulariser, at the end."""
     batch_size: int = 32
     """Patches in a step, over all workers."""
     micro_batch: int = 4
@@ -72,6 +74,8 @@ class OptimConfig:
             key = f"{name}_options"
             options = table.check(getattr(self, name), getattr(self, key), f"optim.{key}")
             object.__setattr__(self, key, options)
+        if not (math.isfinite(self.neighbor_weight) and self.neighbor_weight >= 0):
+            raise UserError(f"optim.neighbor_weight must be 0 or more, not {self.neighbor_weight}")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise UserError(f"optim.lr must be a positive number, not {self.lr}")
         if self.clip is not None and not (math.isfinite(self.clip) and self.clip > 0):
@@ -144,6 +148,8 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
+    learn: Literal["clean", "neighbor2neighbor"] = "clean"
+    """From clean images, or from noisy ones alone."""
     init: str | None = None
     """Model file to start from; none: random weights."""
     seed: int = 0
@@ -165,6 +171,7 @@ class Config:
             check_min("threads", self.threads, 1)
         if self.data.pairs is not None and self.noise.on == "device":
             raise UserError("--noise-on device: data.pairs needs the CPU; leave it out")
+        self._check_learn()
         if self.data.patch_size % self.model.multiple:
             raise UserError(
                 f"data.patch_size ({self.data.patch_size}) must be a multiple of "
@@ -176,13 +183,25 @@ class Config:
                 f"data.crops_per_visit ({self.data.crops_per_visit}); change one of them"
             )
 
+    def _check_learn(self) -> None:
+        if self.learn == "clean":
+            return
+        if self.data.pairs is not None:
+            raise UserError(f"--learn {self.learn} has no pairs; leave out one of the two")
+        if self.data.patch_size % (2 * self.model.multiple):
+            raise UserError(
+                f"data.patch_size ({self.data.patch_size}) must be a multiple of "
+                f"{2 * self.model.multiple} for {self.model.name} and --learn {self.learn}, which "
+                "trains on patches of half the size; change it"
+            )
+
     @property
     def evaluation_noises(self) -> tuple[TestNoise, ...]:
         """The noise of validation and the test table.
 
-        Without `validation.sigma` and `validation.noise`: that of the pairs if there are any, else
-        the noise that is trained on. If that is
-        white Gaussian noise of a range of levels, those of 15, 25 and 50 that lie in the range.
+        Without `validation.sigma` and `validation.noise`: that of the pairs if there are any, that
+        of the images if nothing else is known, else the noise that is trained on. If that is white
+        Gaussian noise of a range of levels, those of 15, 25 and 50 that lie in the range.
         """
         if self.validation.sigma is not None:
             levels = [float(level) for level in self.validation.sigma.split(",")]
@@ -191,6 +210,8 @@ class Config:
             return (EvaluationNoise(kind=self.validation.noise, options=options),)
         elif self.data.pairs is not None:
             return (PairNoise(),)
+        elif self.learn == "neighbor2neighbor":
+            return (NeighborNoise(),)
         elif self.noise.sigma_range is None:
             return (EvaluationNoise(kind=self.noise.kind, options=self.noise.options),)
         else:
@@ -203,6 +224,8 @@ class Config:
     @property
     def noise_description(self) -> str:
         """The noise that is trained on, in words."""
+        if self.learn == "neighbor2neighbor":
+            return "the noise of the images (neighbor2neighbor)"
         noise, share = self.noise, self.data.pairs_share
         level = f"sigma {noise.description}" if noise.sigma_range else noise.kind
         if self.data.pairs is None:

@@ -25,6 +25,7 @@ from raydae.training.config import Config, OptimConfig
 from raydae.training.ema import ema_weight, update_ema
 from raydae.training.learning_rate import learning_rate
 from raydae.training.losses import LOSSES
+from raydae.training.neighbor2neighbor import neighbor_loss
 from raydae.training.optimizers import OPTIMIZERS
 from raydae.training.schedule import Schedule
 from raydae.training.uploads import Uploads
@@ -119,6 +120,9 @@ class Learner:
         self._ema_weight: float | Tensor = (
             torch.zeros((), device=device) if self.uses_graph else 0.0
         )
+        self._neighbor_weight: float | Tensor = (
+            torch.zeros((), device=device) if self.uses_graph else 0.0
+        )
         self._uploads = Uploads(device) if device.type == "cuda" else None
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: dict[str, Tensor] = {}  # what the graph reads
@@ -151,7 +155,9 @@ class Learner:
         """
         optim = self.config.optim
         self._set_numbers(
-            learning_rate(optim, step, self.schedule.steps), ema_weight(optim.ema, step)
+            learning_rate(optim, step, self.schedule.steps),
+            ema_weight(optim.ema, step),
+            optim.neighbor_weight * step / self.schedule.steps,
         )
         inputs = self._to_device(batch)
         self._steps_done += 1
@@ -182,15 +188,19 @@ class Learner:
             )
         return clean.permute(0, 3, 1, 2), noisy.permute(0, 3, 1, 2)
 
-    def _set_numbers(self, lr: float, weight: float) -> None:
-        if isinstance(self._lr, Tensor) and isinstance(self._ema_weight, Tensor):
-            self._lr.fill_(lr)
-            self._ema_weight.fill_(weight)
-        else:
-            self._lr, self._ema_weight = lr, weight
+    def _set_numbers(self, *values: float) -> None:
+        """Set the learning rate, and the weights of EMA and of Neighbor2Neighbor's regulariser."""
+        names = ("_lr", "_ema_weight", "_neighbor_weight")
+        for name, value in zip(names, values, strict=True):
+            if isinstance(tensor := getattr(self, name), Tensor):
+                tensor.fill_(value)
+            else:
+                setattr(self, name, value)
 
     def _to_device(self, batch: Batch) -> dict[str, Tensor]:
-        names = ("clean", "noisy") if "noisy" in batch else ("clean", "parameters", "index")
+        names = [name for name in ("clean", "noisy", "parameters", "choices") if name in batch]
+        if "parameters" in batch:
+            names.append("index")
         columns = {name: batch[name] for name in names}
         if self._uploads is not None:
             return self._uploads(columns)
@@ -199,15 +209,33 @@ class Learner:
 
     def _compute_gradients(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Compute this worker's gradients and part of the loss."""
-        clean, noisy = self._patches(inputs)
         self.optimizer.zero_grad(set_to_none=True)
-        with autocast(self.device, self.precision):
-            denoised = self.forward(noisy)
+        mean = self._loss_of(inputs)
         # Each shard weighs by its rows, and DDP's mean over the workers becomes a sum.
-        mean: Tensor = self.loss(denoised.float(), clean, noisy)
-        loss = mean * (len(clean) / self.schedule.batch_size)
+        loss = mean * (len(inputs["clean"]) / self.schedule.batch_size)
         torch.autograd.backward(loss * self.workers)
         return loss.detach()
+
+    def _loss_of(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Return the mean loss of this worker's patches."""
+        mean: Tensor
+        if "choices" in inputs:
+            noisy = (inputs["clean"].float() / 255).permute(0, 3, 1, 2)
+            with autocast(self.device, self.precision):
+                mean = neighbor_loss(
+                    self.network,
+                    self.forward,
+                    self.loss,
+                    noisy,
+                    inputs["choices"],
+                    self._neighbor_weight,
+                )
+            return mean
+        clean, noisy = self._patches(inputs)
+        with autocast(self.device, self.precision):
+            denoised = self.forward(noisy)
+        mean = self.loss(denoised.float(), clean, noisy)
+        return mean
 
     def _update(self) -> None:
         """Update the network by its gradients, then the averaged weights."""

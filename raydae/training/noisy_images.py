@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raydae.images.image_sets import ImageFile, read_image
-from raydae.noise.evaluation import EvaluationNoise, TestNoise
+from raydae.noise.evaluation import PairNoise, TestNoise
 
 
 def noisy_versions(
@@ -30,7 +30,7 @@ def noisy_versions(
     """
     clean = crop(read_image(file.uri))
     for noise in noises:
-        if isinstance(noise, EvaluationNoise):
+        if not isinstance(noise, PairNoise):
             noisy, target = noise(clean)
         else:
             own = crop(read_image(file.noisy[0].uri))

@@ -31,6 +31,7 @@ from raydae.images.image_sets import ImageFile, read_image
 from raydae.noise.batch import BatchNoise
 from raydae.noise.config import NOISES
 from raydae.noise.fixed_point import SCALE, to_fixed_point
+from raydae.noise.neighbors import draw_choices
 from raydae.noise.normals import standard_normals
 from raydae.noise.protocol import Noise
 from raydae.noise.user_noise import UserNoise, try_noise
@@ -61,6 +62,8 @@ class Samples:
     crops_per_visit: int
     noise_on_device: bool = False
     """Whether only the noise's parameters are drawn here; it is made beside the network."""
+    neighbors: bool = False
+    """Whether the images are noisy already, and are split by drawn choices (`noise.neighbors`)."""
     pairs_share: float = 0.0
     """The part of the samples that have the noise of their image's noisy files; 0: no pairs."""
 
@@ -82,6 +85,7 @@ class Samples:
             config.noise.on == "auto"
             and gpu
             and config.data.pairs is None  # whose noise comes from the CPU
+            and config.learn == "clean"
             and can_build_kernels()
             and isinstance(noise, BatchNoise)
         )
@@ -93,6 +97,7 @@ class Samples:
             patches_per_image=config.data.patches_per_image,
             crops_per_visit=config.data.crops_per_visit,
             noise_on_device=on_device,
+            neighbors=config.learn == "neighbor2neighbor",
             pairs_share=0.0 if config.data.pairs is None else config.data.pairs_share,
         )
 
@@ -114,7 +119,9 @@ class Samples:
             clean: uint8 (n, patch, patch, 3), RGB: what the network is to return.
             noisy: int16, the same shape: the [0, 1] scale times `fixed_point.SCALE`, not clipped;
                 or, if the noise is made on the device:
-            parameters: float32 (n, k), of the noise; `clean` is then the patch as it was cut.
+            parameters: float32 (n, k), of the noise; `clean` is then the patch as it was cut. Or,
+                if the images are noisy already:
+            choices: uint8 (n, patch / 2, patch / 2), of `noise.neighbors`; `clean` is then noisy.
             unreadable: int32 (n,), the number of an image that could not be read and was
                 replaced, or -1.
 
@@ -131,6 +138,8 @@ class Samples:
         if self.noise_on_device and isinstance(self.noise, BatchNoise):
             width = len(self.noise.draw(generator(0, SAMPLE, 0)))
             block["parameters"] = np.zeros((n, width), np.float32)
+        elif self.neighbors:
+            block["choices"] = np.zeros((n, self.patch_size // 2, self.patch_size // 2), np.uint8)
         else:
             block["noisy"] = np.empty(shape, np.int16)
         generators = Generators(self.seed, SAMPLE)
@@ -162,7 +171,9 @@ class Samples:
                 image, own, replaced = self._visit(index // self.crops_per_visit, pick)
             rows["index"][row], rows["unreadable"][row] = index, replaced
             self._crop(place, image, clean[row])
-            if own is not None:
+            if self.neighbors:
+                rows["choices"][row] = draw_choices(rng, self.patch_size, self.patch_size)
+            elif own is not None:
                 patch = np.empty_like(clean[row])
                 self._crop(place, own, patch)
                 _FIXED.take(patch, out=rows["noisy"][row])
@@ -176,7 +187,7 @@ class Samples:
                 to_fixed_point(noisy, out=rows["noisy"][row])
         if self.noise_on_device:
             rows["parameters"][:] = parameters
-        elif isinstance(noise, BatchNoise) and len(made) == len(part):
+        elif isinstance(noise, BatchNoise) and len(made) == len(part) and not self.neighbors:
             _degrade(noise, clean, np.array(parameters, np.float32), normals, rows["noisy"])
         elif isinstance(noise, BatchNoise) and made:
             patches, noisy = clean[made], rows["noisy"][made]

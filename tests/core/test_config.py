@@ -113,6 +113,18 @@ def test_a_run_is_judged_with_the_noise_that_it_is_trained_on_unless_another_is_
         Config.from_dict({"validation": {"noise_options": {"quality": "30"}}})
 
 
+def test_without_clean_images_nothing_else_may_add_noise() -> None:
+    config = Config().override({"learn": "neighbor2neighbor"})
+    (noise,) = config.evaluation_noises
+    assert noise.label == "neighbors"
+    with pytest.raises(UserError, match="leave out one of the two"):
+        config.override({"data.pairs": "noisy/*=clean/*"})
+    with pytest.raises(UserError, match="a multiple of 32"):
+        config.override({"data.patch_size": 48})
+    with pytest.raises(UserError, match="0 or more"):
+        config.override({"optim.neighbor_weight": -1.0})
+
+
 def test_differences_are_named() -> None:
     old, new = Config(), Config().override({"optim.lr": 0.1, "seed": 3})
     assert differences(old, old) == []

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raydae.core.random_numbers import SAMPLE, generator
+from raydae.noise.evaluation import NeighborNoise
 from raydae.noise.neighbors import CHOICES, draw_choices, split
 from raydae.training.losses import LOSSES
 from raydae.training.neighbor2neighbor import neighbor_loss, split_batch
@@ -92,3 +93,21 @@ def test_a_perfect_denoiser_of_a_smooth_picture_is_told_only_the_noise() -> None
     )
     unchanged = neighbor_loss(lambda x: x, lambda x: x, loss, noisy, choices, 0.0)
     assert float(unchanged) == pytest.approx(0.02, rel=0.05)
+
+
+def test_an_evaluation_without_clean_images_ranks_denoisers_as_the_truth_does() -> None:
+    """The surrogate's mean squared error is the true one plus what is the same for all."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:128, :128]
+    clean = np.stack([100 + 0.5 * x, 80 + 0.4 * y, 120 + 0.2 * (x + y)], axis=-1)
+    noisy = np.clip(np.rint(clean + 12 * rng.standard_normal(clean.shape)), 0, 255)
+    first, second = NeighborNoise()(noisy.astype(np.uint8))
+    truth = clean[::2, ::2] + 0.5
+    surrogate, true = [], []
+    for share in (0.0, 0.3, 0.6, 1.0):  # of the noise is left
+        denoised = truth + share * (first * 255 - truth)
+        surrogate.append(np.mean((denoised - second) ** 2))
+        true.append(np.mean((denoised - truth) ** 2))
+    offsets = np.subtract(surrogate, true)
+    assert offsets.std() < 0.03 * 144
+    assert offsets.mean() == pytest.approx(144, rel=0.05)

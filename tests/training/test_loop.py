@@ -105,6 +105,7 @@ del MUON["optim.optimizer_options.weight_decay"]
         *(UNET, MUON, {"noise.on": "device", "noise.options.sigma": "5:50"}),
         *({"noise.kind": kind} for kind in NOISES.builtins if kind != "gaussian"),
         {"noise.kind": "camera", "noise.on": "device"},
+        {"learn": "neighbor2neighbor", "data.patch_size": 32},
     ],
 )
 def test_every_part_of_a_recipe_resumes_exactly(

@@ -187,6 +187,21 @@ def test_any_number_of_workers_makes_the_same_samples(
             np.testing.assert_array_equal(column, shared)
 
 
+def test_without_clean_images_a_patch_comes_with_the_choice_of_its_neighbours(
+    config: Config, sets: ImageSets
+) -> None:
+    plain = Samples.of(config.override({"data.patch_size": 32}), sets.train)
+    settings = {"learn": "neighbor2neighbor", "data.patch_size": 32}
+    samples = Samples.of(config.override(settings), sets.train)
+    block = samples.block([range(16)], 18)
+    assert set(block) == {"index", "clean", "unreadable", "choices"}
+    assert block["choices"].shape == (18, 16, 16)
+    np.testing.assert_array_equal(block["clean"][:16], plain.block([range(16)], 16)["clean"])
+    part = samples.block([range(5, 11)], 6)
+    for name, column in part.items():
+        np.testing.assert_array_equal(column, block[name][5:11])
+
+
 def test_epochs_end_with_the_step_that_ends_a_pass() -> None:
     schedule = Schedule(pass_samples=100, batch_size=32, micro_batch=4, epochs=3)
     assert [schedule.end_of_epoch(epoch) for epoch in range(3)] == [4, 7, 10]
