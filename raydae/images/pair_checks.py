@@ -15,7 +15,7 @@ MAX_SHIFT = 0.5  # pixels
 _SIDE = 512  # of the square in the middle that is compared, pixels
 _BLOCK = 16  # pixels; the side of the blocks that show whether a shift explains the difference
 _MIN_BLOCKS = 8
-_CERTAIN = 4.0  # standard errors
+_CERTAIN = 6.0  # standard errors; noise of cameras is alike in neighbouring blocks
 
 
 def scan_pairs(
@@ -74,7 +74,7 @@ def _mismatch(noisy: NDArray[np.uint8], clean: NDArray[np.uint8]) -> str:
     if noisy.shape != clean.shape:
         sizes = [f"{image.shape[1]}x{image.shape[0]}" for image in (noisy, clean)]
         return f"its size is {sizes[0]}, not {sizes[1]} as that of"
-    right, down = find_shift(noisy, clean)
+    right, down = (round(pixels, 1) + 0.0 for pixels in find_shift(noisy, clean))  # no -0.0
     if max(abs(right), abs(down)) <= MAX_SHIFT:
         return ""
     return f"shifted by {right:.1f} pixels to the right and {down:.1f} down against"
@@ -86,7 +86,7 @@ def find_shift(noisy: NDArray[np.uint8], clean: NDArray[np.uint8]) -> tuple[floa
     The estimate is the peak of the phase correlation of the middle of both, as Guizar-Sicairos et
     al. (2008) refine it. In noise or flat areas, that peak is anywhere. Therefore an estimate of
     more than `MAX_SHIFT` counts only if undoing it, in whole pixels, certainly makes the images
-    more alike: by four standard errors of the mean over blocks of 16x16 pixels.
+    more alike: by six standard errors of the mean over blocks of 16x16 pixels.
 
     Args:
         noisy: uint8 H×W×3.

@@ -1,6 +1,5 @@
 """Noisy and clean files are matched, checked against each other, and split by scenes."""
 
-import re
 import shutil
 from pathlib import Path
 
@@ -156,7 +155,9 @@ def test_pairs_that_cannot_be_found(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_what_does_not_fit_is_left_out_and_named(tmp_path: Path) -> None:
     folder = draw_pairs(tmp_path / "pairs", 30)
     Image.fromarray(draw_noisy(0)[:40]).save(folder / "noisy" / "000.png")
-    Image.fromarray(np.roll(draw_noisy(1), 2, axis=1)).save(folder / "noisy" / "001.png")
+    large = textured(1)
+    Image.fromarray(large).save(folder / "clean" / "001.png")
+    Image.fromarray(np.roll(large, 2, axis=1)).save(folder / "noisy" / "001.png")
     (folder / "noisy" / "002.png").unlink()
     (folder / "clean" / "003.png").unlink()
     (folder / "noisy" / "004.png").write_bytes(b"no picture")
@@ -167,11 +168,9 @@ def test_what_does_not_fit_is_left_out_and_named(tmp_path: Path) -> None:
     assert lines[2:] == [
         "clean/002.png: there is no noisy noisy/* for it",
         "noisy/000.png: its size is 64x40, not 64x48 as that of clean/000.png",
-        lines[4],  # of a small and smooth picture, the estimate is rough
+        "noisy/001.png: shifted by 2.0 pixels to the right and 0.0 down against clean/001.png",
         "noisy/003.png: there is no clean clean/003.png",
     ]
-    says = r"noisy/001\.png: shifted by [12]\.\d pixels to the right and -?0\.\d down against clean"
-    assert re.match(says, lines[4])
     for line, name in zip(lines[:2], ("005.png", "004.png"), strict=True):
         assert name in line
     assert {file.name for file in every(sets)} == {f"clean/{i:03}.png" for i in range(6, 30)}
