@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from rich.table import Table
 
-from raydae.noise.evaluation import PairNoise
+from raydae.noise.evaluation import NeighborNoise, PairNoise
 
 FORMATS = {"psnr": ".2f", "ssim": ".4f"}  # of metrics; others have four digits
 
@@ -58,7 +58,8 @@ def level_of(row: dict[str, Any]) -> str:
     """Return the noise of a row of scores in words, for a sentence."""
     if _is_white(row):
         return f"sigma {row['sigma']:g}"
-    return "the pairs' own noise" if noise_of(row) == PairNoise.label else noise_of(row)
+    own = {PairNoise.label: "the pairs' own noise", NeighborNoise.label: "the images' own noise"}
+    return own.get(noise_of(row), noise_of(row))
 
 
 def _is_white(row: dict[str, Any]) -> bool:
