@@ -4,7 +4,7 @@ import functools
 import math
 
 import numpy as np
-from array_api_compat import array_namespace
+from array_api_compat import array_namespace, device
 from numpy.typing import NDArray
 
 from raydae.noise.array_math import Array, arange, column, constant, mixed
@@ -73,7 +73,7 @@ def _gather(planes: Array, rows: Array, columns: Array) -> Array:
     """
     xp = array_namespace(planes)
     n, c, height, width = planes.shape
-    first = xp.arange(n * c, device=rows.device).reshape(n, c, 1, 1) * (height * width)
+    first = xp.arange(n * c, device=device(rows)).reshape(n, c, 1, 1) * (height * width)
     place = first + (rows[:, :, None] * width + columns[:, None, :])[:, None]
     return xp.take(planes.reshape(-1), place.reshape(-1), axis=0).reshape(place.shape)
 
