@@ -37,7 +37,7 @@ def shots(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i in range(10):
         Image.fromarray(draw(i)).save(folder / f"{i}_mean.png")
         for shot in range(SHOTS):
-            picture = draw_noisy(i, sigma=6 + shot)
+            picture = draw_noisy(i, sigma=6 + shot, shot=shot)
             Image.fromarray(picture).save(folder / f"{i}_{shot}.png")
     return folder
 
