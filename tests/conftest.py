@@ -70,9 +70,11 @@ def draw_folder(folder: Path, number: int = 10, height: int = 48, width: int = 6
     return folder
 
 
-def draw_noisy(seed: int, height: int = 48, width: int = 64, sigma: float = 12) -> Pixels:
-    """The picture of `draw`, as a camera might deliver it; each seed has noise of its own."""
-    rng = np.random.default_rng([seed, 1])
+def draw_noisy(
+    seed: int, height: int = 48, width: int = 64, sigma: float = 12, shot: int = 1
+) -> Pixels:
+    """The picture of `draw` with noise; each seed and shot has its own."""
+    rng = np.random.default_rng([seed, shot])
     noise = rng.normal(0, sigma, (height, width, 3))
     return np.clip(np.rint(draw(seed, height, width) + noise), 0, 255).astype(np.uint8)
 

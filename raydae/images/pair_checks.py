@@ -83,10 +83,11 @@ def _mismatch(noisy: NDArray[np.uint8], clean: NDArray[np.uint8]) -> str:
 def find_shift(noisy: NDArray[np.uint8], clean: NDArray[np.uint8]) -> tuple[float, float]:
     """Estimate by how much one image is shifted against another that shows the same.
 
-    The estimate is the peak of the phase correlation of the middle of both, as Guizar-Sicairos et
-    al. (2008) refine it. In noise or flat areas, that peak is anywhere. Therefore an estimate of
-    more than `MAX_SHIFT` counts only if undoing it, in whole pixels, certainly makes the images
-    more alike: by six standard errors of the mean over blocks of 16x16 pixels.
+    The estimate is the peak of the cross-correlation of the middle of both, as Guizar-Sicairos et
+    al. (2008) refine it. (Normalised to phases, it finds half as many shifts in JPEGs, whose blocks
+    do not move.) In noise or flat areas, that peak is anywhere. Therefore an estimate of more than
+    `MAX_SHIFT` counts only if undoing it, in whole pixels, certainly makes the images more alike:
+    by six standard errors of the mean over blocks of 16x16 pixels.
 
     Args:
         noisy: uint8 H×W×3.

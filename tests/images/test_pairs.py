@@ -1,6 +1,7 @@
 """Noisy and clean files are matched, checked against each other, and split by scenes."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from raydae.core.errors import UserError
+from raydae.core.storage import Folder
+from raydae.images.changes import find_changes
 from raydae.images.config import DataConfig
 from raydae.images.image_sets import ImageFile, ImageSets, pixel_hash
 from raydae.images.pair_checks import find_shift, scan_pairs
@@ -289,6 +292,21 @@ def test_images_without_structure_are_not_shifted() -> None:
     assert find_shift(grey, grey) == (0, 0)
     assert find_shift(*noise) == (0, 0)
     assert find_shift(grey[:5, :5], grey[:5, :5]) == (0, 0)
+
+
+def test_pairs_in_a_bucket(tmp_path: Path, s3: Callable[[str], str]) -> None:
+    folder = Folder.of(s3("shots"))
+    for path in sorted(draw_pairs(tmp_path / "pairs", 4).rglob("*.png")):
+        folder.write(str(path.relative_to(tmp_path / "pairs")), path.read_bytes())
+    folder.write("pairs.csv", b"noisy,clean\nnoisy/000.png,clean/000.png\n")
+    (pair,), _ = list_pairs(folder.uri, "pairs.csv")
+    ((file,), left_out) = scan_pairs([pair])
+    assert not left_out
+    assert file.hashes == (pixel_hash(draw(0)), pixel_hash(draw_noisy(0)))
+    config = DataConfig(path=folder.uri, pairs="noisy/*=clean/*", patch_size=16)
+    assert len(every(find_images(config))) == 4
+    assert not find_changes(find_images(config), config)
+    assert len(match_folders(s3("shots/noisy"), s3("shots/clean"))[0]) == 4
 
 
 def test_progress_counts_pairs(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def shots(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i in range(10):
         Image.fromarray(draw(i)).save(folder / f"{i}_mean.png")
         for shot in range(SHOTS):
-            picture = draw_noisy(i, sigma=6 + shot)
+            picture = draw_noisy(i, sigma=6 + shot, shot=shot)
             Image.fromarray(picture).save(folder / f"{i}_{shot}.png")
     return folder
 
@@ -85,6 +85,26 @@ def test_both_patches_are_cut_from_the_same_place(config: Config, sets: ImageSet
         picked.add(found[1])
     assert picked == set(range(SHOTS))
     assert np.abs(block["noisy"] - noisy / 255 * SCALE).max() <= 0.5, "rounded once"
+
+
+def test_noisy_and_noisy(config: Config, shots: Path, tmp_path: Path) -> None:
+    """Noise2Noise: each shot of a burst is a target of the two others."""
+    rows = [
+        f"{i}_{one}.png,{i}_{other}.png"
+        for i in range(10)
+        for one in range(SHOTS)
+        for other in range(SHOTS)
+        if one != other
+    ]
+    (tmp_path / "burst.csv").write_text("\n".join(["noisy,clean", *rows]))
+    config = config.override({"data.pairs": str(tmp_path / "burst.csv")})
+    sets = find_images(config.data)
+    assert not sets.left_out
+    assert len(sets.train) + len(sets.val) + len(sets.test) == 10 * SHOTS
+    scenes = [{file.name[0] for file in part} for part in (sets.train, sets.val, sets.test)]
+    assert sum(map(len, scenes)) == 10, "a scene is in one split"
+    block = Samples.of(config, sets.train).block([range(64)], 64)
+    assert noise_of(block).std() == pytest.approx(7 * 2**0.5, rel=0.15), "that of both"
 
 
 def test_each_shot_is_picked_equally_often(config: Config, sets: ImageSets) -> None:
