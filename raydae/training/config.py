@@ -61,7 +61,7 @@ class OptimConfig:
     ema: float = 0.0
     """Decay of the averaged weights (EMA); 0: off."""
     neighbor_weight: float = 2.0
-    """Weight of Neighbor2Neighbor's regulariser, at the end."""
+    """Of Neighbor2Neighbor's regulariser."""
     batch_size: int = 32
     """Patches in a step, over all workers."""
     micro_batch: int = 4
@@ -149,7 +149,7 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     learn: Literal["clean", "neighbor2neighbor"] = "clean"
-    """From clean images, or from noisy ones alone."""
+    """With or without clean images."""
     init: str | None = None
     """Model file to start from; none: random weights."""
     seed: int = 0

@@ -170,12 +170,12 @@ class Samples:
             if row == 0 or index % self.crops_per_visit == 0 or self.pairs_share:
                 image, own, replaced = self._visit(index // self.crops_per_visit, pick)
             rows["index"][row], rows["unreadable"][row] = index, replaced
-            self._crop(place, image, clean[row])
+            _crop(place, image, clean[row])
             if self.neighbors:
                 rows["choices"][row] = draw_choices(rng, self.patch_size, self.patch_size)
             elif own is not None:
                 patch = np.empty_like(clean[row])
-                self._crop(place, own, patch)
+                _crop(place, own, patch)
                 _FIXED.take(patch, out=rows["noisy"][row])
             elif isinstance(noise, BatchNoise):
                 parameters.append(noise.draw(rng))
@@ -194,24 +194,6 @@ class Samples:
             values = np.array(parameters, np.float32)
             _degrade(noise, patches, values, normals[: len(made)], noisy)
             clean[made], rows["noisy"][made] = patches, noisy
-
-    def _crop(
-        self, place: Sequence[float], image: NDArray[np.uint8], patch: NDArray[np.uint8]
-    ) -> None:
-        """Write a sample's patch of an image into `patch`.
-
-        Args:
-            place: three uniform numbers in [0, 1): its position down and right, and its side.
-            image: uint8 HxWx3.
-            patch: uint8 (patch, patch, 3).
-        """
-        size = self.patch_size
-        down, right, side = place
-        y = int(down * (image.shape[0] - size + 1))
-        x = int(right * (image.shape[1] - size + 1))
-        flip, turn = divmod(int(side * 8), 4)
-        part = image.view(PIXEL)[y : y + size, x : x + size, 0]
-        patch.view(PIXEL)[..., 0] = _rotated(part[:, ::-1] if flip else part, turn)
 
     def _visit(
         self, visit: int, pick: float = 1.0
@@ -256,6 +238,23 @@ class Samples:
                 return None
             _cache.put(uri, image)
         return image if image.shape == (file.height, file.width, 3) else None
+
+
+def _crop(place: Sequence[float], image: NDArray[np.uint8], patch: NDArray[np.uint8]) -> None:
+    """Write a sample's patch of an image into `patch`.
+
+    Args:
+        place: three uniform numbers in [0, 1): its position down and right, and its side.
+        image: uint8 HxWx3.
+        patch: uint8 (size, size, 3).
+    """
+    size = len(patch)
+    down, right, side = place
+    y = int(down * (image.shape[0] - size + 1))
+    x = int(right * (image.shape[1] - size + 1))
+    flip, turn = divmod(int(side * 8), 4)
+    part = image.view(PIXEL)[y : y + size, x : x + size, 0]
+    patch.view(PIXEL)[..., 0] = _rotated(part[:, ::-1] if flip else part, turn)
 
 
 def _picked(file: ImageFile, number: float) -> str:
