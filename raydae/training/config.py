@@ -149,7 +149,7 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     learn: Literal["clean", "neighbor2neighbor"] = "clean"
-    """With or without clean images."""
+    """What it learns from."""
     init: str | None = None
     """Model file to start from; none: random weights."""
     seed: int = 0
