@@ -6,6 +6,7 @@ noise and at three strengths.
 
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -15,8 +16,15 @@ from raydae.core.pixels import to_uint8
 from raydae.core.random_numbers import EVALUATION, generator
 from raydae.noise.config import NOISES
 
-ALWAYS = {"mosaic": 1.0, "grey": 0.0, "soft": 0.0, "smooth": 1.0, "sharpen": 0.0, "jpeg": 1.0}
-STRENGTHS = {
+ALWAYS: dict[str, float] = {
+    "mosaic": 1.0,
+    "grey": 0.0,
+    "soft": 0.0,
+    "smooth": 1.0,
+    "sharpen": 0.0,
+    "jpeg": 1.0,
+}
+STRENGTHS: dict[str, list[dict[str, Any]]] = {
     "gaussian": [{"sigma": level} for level in ("10", "25", "50")],
     "poisson-gaussian": [{"a": a, "b": "0.0002"} for a in ("0.002", "0.01", "0.04")],
     "camera": [{"shot": shot, "quality": "90", **ALWAYS} for shot in ("0.001", "0.004", "0.016")],

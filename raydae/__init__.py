@@ -87,7 +87,7 @@ def train(
         storage: folder or URI for runs; none: `$RAYDAE_STORAGE`, or `runs`.
         num_workers: a number, or an elastic one such as `2:8`; none: every GPU, or one CPU worker.
         use_gpu: whether to train on GPUs.
-        restart: delete the run of that name and start again.
+        restart: move the run of that name aside, to `NAME.1`, and start again.
         max_minutes: stop with a checkpoint after this time; none: no limit.
         quiet: print nothing.
 

@@ -75,27 +75,6 @@ def blur_matrix(size: int, sigma: Array) -> Array:
     return weights / weights.sum(2)[:, :, None]
 
 
-def zoom_matrix(size: int, zoom: Array) -> Array:
-    """Return matrices that enlarge the middle of vectors by bicubic interpolation (Keys, 1981).
-
-    Args:
-        size: length of the vectors, before and after.
-        zoom: float32 (n,), at least 1.
-
-    Returns:
-        float32 (n, size, size), whose rows sum to 1.
-    """
-    xp = array_namespace(zoom)
-    position = arange(size, zoom)
-    centre = (size - 1) / 2
-    source = (position - centre)[None] / zoom[:, None] + centre
-    d = xp.abs(source[:, :, None] - position)
-    near = (1.5 * d - 2.5) * d * d + 1
-    far = ((-0.5 * d + 2.5) * d - 4) * d + 2
-    weights = xp.where(d < 1, near, xp.where(d < 2, far, 0 * d))
-    return weights / weights.sum(2)[:, :, None]
-
-
 def inverse(matrices: Array) -> Array:
     """Return the inverses of matrices (n, 3, 3), by their adjugates: no GPU has to wait."""
     xp = array_namespace(matrices)

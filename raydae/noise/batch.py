@@ -82,7 +82,14 @@ class BatchNoise(ABC):
     def on_device(
         self, clean: "Tensor", parameters: "Tensor", index: "Tensor", seed: int
     ) -> "tuple[Tensor, Tensor]":
-        """Return a batch, noisy and to be learned; see `protocol.DeviceNoise`."""
+        """Return a batch, noisy and to be learned, both float32 (n, h, w, 3) on [0, 1].
+
+        Args:
+            clean: uint8 (n, h, w, 3), RGB, on the network's device.
+            parameters: float32 (n, k), of `draw`, on that device.
+            index: int64 (n,), the samples' numbers, on that device.
+            seed: the run's seed, below 2^32.
+        """
         from raydae.noise.on_device import (
             normals_on_device,  # with torch
             to_fixed_point,

@@ -48,13 +48,12 @@ _SENSORS = np.array(
         [[0.6596, -0.2079, -0.0562], [-0.4782, 1.3016, 0.1933], [-0.0970, 0.1581, 0.5181]],
     ]
 )
-# Of the logarithm of the read noise's variance over that of the shot noise's (likewise).
-READ_SLOPE, READ_OFFSET, READ_SPREAD = 2.18, 1.20, 0.26
 _XYZ = np.array(
     [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750],
      [0.0193339, 0.1191920, 0.9503041]]
 )  # fmt: skip
-
+# The line of log(read noise's variance) over log(shot noise's), and the spread about it (likewise).
+READ_SLOPE, READ_OFFSET, READ_SPREAD = 2.18, 1.20, 0.26
 
 # What `Camera.parameters` returns for a sample, and `Camera.degrade` takes.
 _PARAMETERS = (

@@ -2,7 +2,7 @@
 
 from array_api_compat import array_namespace
 
-from raydae.noise.array_math import Array, arange, column, reflect
+from raydae.noise.array_math import Array, arange, reflect
 
 
 def bayer_masks(height: int, width: int, top: Array, left: Array) -> tuple[Array, Array, Array]:
@@ -17,8 +17,8 @@ def bayer_masks(height: int, width: int, top: Array, left: Array) -> tuple[Array
     Returns:
         bool (n, height, width) for each colour.
     """
-    odd_row = ((arange(height, top)[None, :, None] + column(top[:, None], 0, 3)) % 2) == 1
-    odd_column = ((arange(width, top)[None, None, :] + column(left[:, None], 0, 3)) % 2) == 1
+    odd_row = (arange(height, top)[None, :, None] + top[:, None, None]) % 2 == 1
+    odd_column = (arange(width, left)[None, None, :] + left[:, None, None]) % 2 == 1
     return ~odd_row & ~odd_column, odd_row != odd_column, odd_row & odd_column
 
 
