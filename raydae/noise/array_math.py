@@ -69,10 +69,12 @@ def blur_matrix(size: int, sigma: Array) -> Array:
     """
     xp = array_namespace(sigma)
     position = arange(size, sigma)
-    distance = (position[:, None] - position)[None] / xp.clip(sigma, 1e-3, None)[:, None, None]
+    distance = position / xp.clip(sigma, 1e-3, None)[:, None]
     weights = xp.exp(-0.5 * distance * distance)
     weights = xp.where(weights < 1e-6, 0 * weights, weights)  # denormal numbers are slow
-    return weights / weights.sum(2)[:, :, None]
+    apart = xp.astype(xp.abs(position[:, None] - position), xp.int64).reshape(-1)
+    matrices = xp.take(weights, apart, axis=1).reshape(-1, size, size)
+    return matrices / matrices.sum(2)[:, :, None]
 
 
 def inverse(matrices: Array) -> Array:

@@ -4,8 +4,8 @@ A patch is taken back to the linear light of a camera, its mosaic is made noisy,
 converter do their usual work on it. The network learns the result of the same work without noise
 and without JPEG, so it learns to remove noise, and not to demosaic or to sharpen.
 
-    1  soft detail     at times, a slight blur: full-size photographs are softer at the pixel than
-                       the small ones that networks are trained on
+    1  soft detail     mostly, a blur: full-size photographs are softer at the pixel than the small
+                       ones that networks are trained on
     2  linear light    the inverse of a random tone curve; a random camera's colour matrix, white
                        balance and exposure (Brooks et al., CVPR 2019)
     3  sensor          a Bayer mosaic of random phase; noise of variance shot * x + read, where read
@@ -80,7 +80,7 @@ class Camera(BatchNoise):
     """Share of colour patches with a Bayer mosaic."""
     grey: float = 0.1
     """Share of patches in black and white."""
-    soft: float = 0.6
+    soft: float = 0.85
     """Share of patches with soft detail."""
     smooth: float = 0.85
     """Share with the camera's noise reduction."""
@@ -124,7 +124,7 @@ class Camera(BatchNoise):
             "mosaicked": next(u) < self.mosaic and not is_grey,
             "top": phase // 2,
             "left": phase % 2,
-            "lens_blur": Uniform(0.4, 1.3)(next(u)) * is_soft,
+            "lens_blur": Uniform(0.5, 3)(next(u)) * is_soft,
             "gamma": Uniform(1.8, 2.5)(next(u)),
             "toe": LogUniform(0.002, 0.02)(next(u)),
             "contrast": next(u),
@@ -163,14 +163,17 @@ class Camera(BatchNoise):
         normals = planes_of(normals)
         normals = xp.where(wide["grey"] > 0, normals[:, :1], normals)
         noise = xp.sqrt(wide["shot"] * signal + wide["read"]) * normals
+        masks = bayer_masks(height, width, p["top"], p["left"])
+        colour = []
+        for sensed in (signal, xp.clip(signal + noise, None, 1)):
+            whole = demosaic(mosaic(sensed, masks), masks)
+            whole = xp.where(wide["mosaicked"] > 0, whole, sensed)
+            colour.append(mixed(inverse(matrix), whole))
+        light, noise = colour[0], colour[1] - colour[0]
         # With the noise and with its opposite: half their difference has a mean of 0 whatever the
         # tone curve, as noise about the mean of many shots has.
-        three = [signal, xp.clip(signal + noise, None, 1), xp.clip(signal - noise, None, 1)]
-        masks = bayer_masks(height, width, p["top"], p["left"])
-        shown = []
-        for sensed in three:
-            colour = xp.where(wide["mosaicked"] > 0, demosaic(mosaic(sensed, masks), masks), sensed)
-            shown.append(_shown(xp.clip(mixed(inverse(matrix), colour), 0, 1), *tone))
+        three = (xp.clip(part, 0, 1) for part in (light, light + noise, light - noise))
+        shown = [_shown(part, *tone) for part in three]
         target, noisy = _developed(shown[0], 0.5 * (shown[1] - shown[2]), p)
         target, noisy = (xp.clip(xp.round(255 * image), 0, 255) for image in (target, noisy))
         grid = p["grid_top"], p["grid_left"]
@@ -216,11 +219,10 @@ def _developed(clean: Array, noise: Array, p: dict[str, Array]) -> tuple[Array, 
     rough = xp.concat([blur(luma, 4 * p["luma_blur"]), blur(chroma, 3 * p["chroma_blur"])], axis=1)
     coarse, sharpening = (p[name].reshape(-1, 1, 1, 1) for name in ("coarse", "sharpening"))
     noisy = clean + mixed(constant(TO_RGB, clean), fine + coarse * rough)
-    results = []
-    for image in (clean, noisy):
-        luma = mixed(constant(TO_YCC[:1], clean), image)
-        results.append(image + sharpening * (luma - blur(luma, p["radius"])))
-    return results[0], results[1]
+    to_luma = constant(TO_YCC[:1], clean)
+    lumas = xp.concat([mixed(to_luma, clean), mixed(to_luma, noisy)], axis=1)
+    detail = sharpening * (lumas - blur(lumas, p["radius"]))
+    return clean + detail[:, :1], noisy + detail[:, 1:]
 
 
 def _sensor(first: float, second: float, third: float) -> NDArray[np.float64]:
