@@ -2,7 +2,7 @@
 
     import raydae
 
-    denoise = raydae.load()  # the released model; or raydae.load("runs/NAME/model.safetensors")
+    denoise = raydae.load()  # the model photo; or raydae.load("runs/NAME/model.safetensors")
     result = denoise(image)  # HxWx3 or HxW, uint8 or float on [0, 1]; the same kind comes back
 
 `train` and `evaluate` do what the commands of these names do. Importing raydae imports neither
@@ -22,7 +22,7 @@ __version__ = "0.1.0"
 
 
 def load(
-    path: str | Path = "released",
+    path: str | Path = "photo",
     device: str | None = None,
     ensemble: bool = False,
     trust: Collection[str] = (),
@@ -34,9 +34,9 @@ def load(
     (30, 40, 3)
 
     Args:
-        path: a `model.safetensors` that raydae wrote, a local path or a URI; `released`: the model
-            that comes with raydae, for any noise of sigma 0 to 55; `large`: the larger one, slower
-            and better, for a GPU.
+        path: a `model.safetensors` that raydae wrote, a local path or a URI; or a model that
+            comes with raydae: `photo`, for the noise of cameras; `gaussian`, for white Gaussian
+            noise of sigma 0 to 55; `large`, likewise, slower and better, for a GPU.
         device: as torch names it; none: a GPU if there is one, in tiles sized by its memory.
         ensemble: average over the eight flips and rotations, in eight times the time.
         trust: modules that may be imported, if the file names a network of one of them.
@@ -111,7 +111,7 @@ def train(
 
 
 def evaluate(
-    model: str | Path = "released",
+    model: str | Path = "gaussian",
     data: str | None = None,
     *,
     data_options: Mapping[str, Any] | None = None,
@@ -125,18 +125,19 @@ def evaluate(
     metrics: Sequence[str] = ("psnr", "ssim"),
     ensemble: bool = False,
     compare: bool = False,
+    told: Sequence[float] = (),
     trust: Collection[str] = (),
     force: bool = False,
     quiet: bool = False,
 ) -> list[dict[str, Any]]:
     """Measure a model by the literature's protocol, as the command `raydae evaluate` does.
 
-    >>> (row,) = raydae.evaluate("released", "photos", sigma=[25], quiet=True)
+    >>> (row,) = raydae.evaluate("gaussian", "photos", sigma=[25], quiet=True)
     >>> row["images"], row["psnr"] > row["psnr_noisy"] + 3
     (10, True)
 
     Args:
-        model: a model file, `last`, `released` or `large`.
+        model: a model file, `last`, `photo`, `gaussian` or `large`.
         data: folder or URI of images, or MODULE:NAME of a data source; none: BSDS500.
         data_options: options of the data source.
         protocol: whose test images of BSDS500; none: as the model was trained.
@@ -149,6 +150,7 @@ def evaluate(
         metrics: names or import paths.
         ensemble: average over the eight flips and rotations.
         compare: also measure denoisers that need no training.
+        told: levels that those are told, 0-255 scale; none: the true one.
         trust: modules that may be imported, if the model file names a network of one of them.
         force: measure on training images too; marks the results.
         quiet: print nothing.
@@ -174,6 +176,7 @@ def evaluate(
         "metrics": metrics,
         "ensemble": ensemble,
         "compare": compare,
+        "told": told,
         "trust": trust,
         "force": force,
     }

@@ -65,6 +65,7 @@ def evaluate(model: str | Path, quiet: bool, settings: dict[str, Any]) -> list[d
     """Measure a model; see `raydae.evaluate`."""
     if settings["sigma"] is not None:
         settings["sigma"] = tuple(f"{sigma:g}" for sigma in settings["sigma"])
+    settings["told"] = tuple(f"{sigma:g}" for sigma in settings["told"])
     for key in ("data_options", "noise_options"):
         settings[key] = tuple(
             f"{name}={json.dumps(value)}" for name, value in settings[key].items()

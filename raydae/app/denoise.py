@@ -25,6 +25,7 @@ from raydae.core.storage import Folder, local_path
 from raydae.images.denoise_file import denoise_file
 from raydae.images.inputs import expand
 from raydae.images.pictures import PictureError, read_rgb
+from raydae.models.released import RELEASED
 from raydae.noise.estimate import estimate_sigma
 from raydae.noise.levels import parse_level
 from raydae.training.run_names import find_model
@@ -55,8 +56,8 @@ class Arguments:
     """Pictures, folders, patterns such as 'shots/*.png'."""
     out: str
     """Folder for the results; replaces files there."""
-    model: str = "released"
-    """File or URI; last: the newest run's; released, large: ours."""
+    model: str | None = None
+    """File or URI; last; ours: photo (the default), gaussian, large."""
     strength: float = 1.0
     """Part of the noise to remove, 0 to 1."""
     luma: float | None = None
@@ -70,7 +71,7 @@ class Arguments:
     trust: tuple[str, ...] = ()
     """Modules that the model file may import."""
     add_noise: str | None = None
-    """Add noise of this sigma (0-255) first; saves a panel."""
+    """Add white noise of this sigma first (model: gaussian); saves a panel."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -82,7 +83,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("--add-noise takes single pictures: leave out --pages")
     if not args.inputs:
         raise UserError("no pictures given: name files, folders or patterns")
-    model = find_model(args.model)
+    model = find_model(args.model or ("photo" if sigma is None else "gaussian"))
     work = find_pictures(args.inputs, args.out)
     check_writable(Folder.of(args.out), args.out)
     # A bad model is refused here rather than in every worker; the GPUs are left to the workers.
@@ -214,7 +215,7 @@ def _demonstrate(
     """Add noise, denoise, and also save a panel of noisy, denoised and clean."""
     # With scikit-image and matplotlib, whose memory is otherwise saved.
     from raydae.core.pixels import to_uint8
-    from raydae.evaluation.panel import middle, panel, released_denoiser
+    from raydae.evaluation.panel import middle, panel, released_column
     from raydae.noise.evaluation import EvaluationNoise, evaluation_noise
 
     def denoise_noisy(image: NDArray[Any]) -> NDArray[Any]:
@@ -225,9 +226,9 @@ def _demonstrate(
 
     denoise_file(source, target, denoise_noisy)
     title = f"{source.name} with noise of sigma {sigma:g}"
-    denoisers = [("released" if model == "released" else "this model", denoise)]
-    if model != "released":
-        denoisers.append(released_denoiser())
+    denoisers = [(model if model in RELEASED else "this model", denoise)]
+    if model != "gaussian":
+        denoisers.append(released_column("gaussian"))
     noisy, clean = EvaluationNoise.white(sigma)(middle(read_rgb(source)))
     picture = panel([(noisy, clean)], denoisers, title)
     Folder.of(target.parent).write(f"{target.name}.panel.png", picture)

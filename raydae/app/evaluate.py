@@ -43,8 +43,8 @@ NOISE_TRIAL_SIZE = 64  # pixels, of the patch that a user's noise is tried out o
 class Arguments:
     """What to measure, and on what."""
 
-    model: str = "released"
-    """File or URI; last: the newest run's; released, large: ours."""
+    model: str = "gaussian"
+    """File or URI; last; photo, gaussian, large: ours."""
     data: str | None = None
     """Folder, URI or MODULE:NAME; none: BSDS500."""
     data_options: tuple[str, ...] = ()
@@ -69,6 +69,8 @@ class Arguments:
     """Average over the eight flips and turns."""
     compare: bool = False
     """Also measure denoisers without training; slow."""
+    told: tuple[str, ...] = ()
+    """Levels (0-255) to tell those; none: the true one."""
     metrics: tuple[str, ...] = ("psnr", "ssim")
     """psnr, ssim, MODULE:NAME."""
     trust: tuple[str, ...] = ()
@@ -138,6 +140,9 @@ def measure(args: Arguments, screen: Console) -> Measured:
     noises: list[TestNoise] = [PairNoise()] if paired else list(_noises(args))
     for name in args.metrics:
         METRICS.options_class(name)  # raises for an unknown name
+    told = [parse_level(text, "--told") for text in args.told]
+    if told and not args.compare:
+        raise UserError("--told is for the denoisers of --compare; give that too")
     options = _source_options(args)
     model = find_model(args.model)
 
@@ -168,6 +173,7 @@ def measure(args: Arguments, screen: Console) -> Measured:
             trust=args.trust,
             ensemble=args.ensemble,
             compare=args.compare,
+            told=told,
         )
     if not scores:
         raise UserError(f"none of the {len(images)} images could be measured: {failed[0]}")

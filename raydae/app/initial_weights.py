@@ -11,6 +11,7 @@ from typing import Any
 from raydae.core.components import module_of
 from raydae.core.errors import UserError
 from raydae.core.storage import Folder
+from raydae.models.released import RELEASED
 from raydae.training.config import Config
 from raydae.training.run_names import find_model
 
@@ -26,7 +27,7 @@ def resolve_init(values: dict[str, Any], network_was_chosen: bool) -> dict[str, 
         UserError: the file is no model, or holds another network than the one that was chosen.
     """
     if values["init"] == "last":  # another run, when the same command is given again
-        raise UserError("--init takes a file, a URI, released or large, not last")
+        raise UserError(f"--init takes a file, a URI, {', '.join(RELEASED)}, not last")
     init = find_model(values["init"])  # absolute, since the workers run in other folders
     chosen = values["model"] if network_was_chosen else None
     network = _network_of_run(values, init)

@@ -112,7 +112,8 @@ def _draw_samples(run: Run, tested: list[ImageFile]) -> bytes:
     ]
     level = noise.label if noise.sigma is None else f"sigma {noise.label}"
     title = f"{run.folder.name}: {info.model.name} after epoch {info.epoch}, {level}"
-    denoisers = [("this model", Denoiser(network)), panel.released_denoiser(shown)]
+    known = "photo" if noise.sigma is None else "gaussian"
+    denoisers = [("this model", Denoiser(network)), panel.released_column(known, shown)]
     return panel.panel(images, denoisers, title)
 
 

@@ -118,14 +118,14 @@ def measure_variant(variant: str, height: int, width: int, device_name: str) -> 
     if cuda:
         cudnn: Any = torch.backends.cudnn  # torch's types do not know `conv`
         cudnn.conv.fp32_precision = "tf32" if "tf32" in variant else "ieee"
-    network, _ = load_model("released")
+    network, _ = load_model("gaussian")
     if variant == "onnx":
         name, work = _onnx(network.eval(), height, width)
     elif variant.startswith("bare"):
         name, work = variant, _bare(variant, network.eval(), device, height, width)
     else:
         name, work = variant, _denoiser(variant, network, device, height, width)
-    Denoiser(load_model("released")[0], device)(np.zeros((64, 64, 3), np.uint8))  # sets up torch
+    Denoiser(load_model("gaussian")[0], device)(np.zeros((64, 64, 3), np.uint8))  # sets up torch
     if cuda:  # the peak now starts from the current memory
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()

@@ -4,7 +4,7 @@
     overlap.py      the guard against evaluating on training images
     tables.py       scores as mean rows, JSON records and CSV
     classical.py    baseline denoisers that need no training
-    panel.py        samples.png: noisy, denoised, the released model, clean
+    panel.py        samples.png: noisy, denoised, a released model, clean
     figures.py      search.png: the figure of a hyperparameter search
 
 The protocols themselves, which image belongs to which split, are in `images`. This room imports

@@ -1,4 +1,4 @@
-"""Baseline denoisers that need no training. They are told sigma.
+"""Baseline denoisers that need no training. They are told the noise level.
 
 Each uses the settings that its package recommends for a known sigma. Where the package recommends
 none, the setting was tuned on training images, as the function's docstring says.
@@ -7,7 +7,7 @@ none, the setting was tuned on training images, as the function's docstring says
 import functools
 import importlib.util
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
@@ -119,8 +119,12 @@ def bm3d(noisy: Image, sigma: float) -> Image:
     return result
 
 
-def available() -> dict[str, Method]:
+def available(told: Sequence[float] = ()) -> dict[str, Method]:
     """Return the baselines by name; bm3d only if its package is installed.
+
+    Args:
+        told: levels, 0-255 scale: each baseline is returned once for each of them, and takes noise
+            for noise of that level, whatever level it is called with; none: it believes its caller.
 
     Each returns its input unchanged if sigma is 0 or the image is smaller than 16 pixels a side.
     """
@@ -131,7 +135,17 @@ def available() -> dict[str, Method]:
     }
     if importlib.util.find_spec("bm3d") is not None:
         methods["bm3d"] = bm3d
-    return {name: functools.partial(_denoise, method) for name, method in methods.items()}
+    if not told:
+        return {name: functools.partial(_denoise, method) for name, method in methods.items()}
+    return {
+        f"{name} told {sigma:g}": functools.partial(_denoise_told, method, sigma)
+        for name, method in methods.items()
+        for sigma in told
+    }
+
+
+def _denoise_told(method: Method, told: float, noisy: Image, sigma: float) -> Image:
+    return _denoise(method, noisy, told)
 
 
 def _denoise(method: Method, noisy: Image, sigma: float) -> Image:

@@ -61,16 +61,17 @@ def panel(
     return buffer.getvalue()
 
 
-def released_denoiser(images: Sequence[ImageFile] = ()) -> tuple[str, Denoiser]:
-    """Return a column for `panel` that shows the released model, on the CPU.
+def released_column(name: str, images: Sequence[ImageFile] = ()) -> tuple[str, Denoiser]:
+    """Return a column for `panel` that shows a released model, on the CPU.
 
     Args:
+        name: of the model: `photo`, `gaussian` or `large`.
         images: the images of the panel; the label says if the model was trained on them.
     """
-    network, info = load_model("released")
+    network, info = load_model(name)
     trained = len(images_in(info.train_hashes, images))
     note = f" (trained on {'these' if trained == len(images) else 'some'})" if trained else ""
-    return f"released {info.model.name}{note}", Denoiser(network)
+    return f"{name}{note}", Denoiser(network)
 
 
 def middle(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -117,6 +117,7 @@ def evaluate(
     trust: Collection[str] = (),
     ensemble: bool = False,
     compare: bool = False,
+    told: Sequence[float] = (),
     local_device: Literal["cpu", "cuda"] | None = None,
 ) -> tuple[list[Score], list[str]]:
     """Score a model file on images, in float32 (not TF32), in parallel.
@@ -125,7 +126,7 @@ def evaluate(
     be running. CPU and GPU give the same scores up to rounding.
 
     Args:
-        model: a path or URI that all nodes can read, or `released` or `large`.
+        model: a path or URI that all nodes can read, or the name of a released model.
         images: the images to score it on.
         noises: the noise to remove.
         progress: called with (images done, images in all).
@@ -133,6 +134,7 @@ def evaluate(
         trust: modules that may be imported, if the model file names a network of one of them.
         ensemble: average over the eight flips and rotations.
         compare: also score the methods of `raydae.evaluation.classical`.
+        told: the levels that those are told, 0-255 scale; none: the true one.
         local_device: score in threads of this process, with the network on this device, instead of
             in Ray's workers.
 
@@ -148,7 +150,7 @@ def evaluate(
         name = f"{info.model.name}, ensemble" if ensemble else info.model.name
         methods: dict[str, classical.Method] = {name: lambda noisy, sigma: denoiser(noisy)}
         if compare:
-            methods |= classical.available()
+            methods |= classical.available(told)
         # Threads share the GPU, so only one of them may be timed on it at once.
         lock = threading.Lock() if device == "cuda" else nullcontext()
         return lambda file: score_image(methods, file, noises, metrics, lock)

@@ -12,6 +12,8 @@
 - `listing`: list a folder, split a list of images
 - `sources`: find, decode and split the images of a configuration
 - `pairs`: match noisy files with clean ones; `pair_checks`: decode pairs, and compare them
+- `reader`: read the images of a run, from memory (`image_cache`), from the local disk
+  (`pixel_store`) or by decoding
 - `changes`: which images of a run have changed since it began
 - `bsds500`: the manifest of BSDS500, finding a copy, verifying it; `bsds500_download`: download it
 - `dead_leaves`: draw one dead leaves image; `synthetic`: the cached set of them

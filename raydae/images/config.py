@@ -37,6 +37,10 @@ class DataConfig:
     """Images smaller than a patch."""
     changed: Literal["refuse", "accept"] = "refuse"
     """Images changed since the start."""
+    cache: str | None = None
+    """Folder for decoded pixels; none: the user's."""
+    cache_gib: float | None = None
+    """Its limit; none: half of the free disk; 0: off."""
 
     def __post_init__(self) -> None:
         check_min("data.patch_size", self.patch_size, 16)
@@ -47,6 +51,8 @@ class DataConfig:
                 f"data.patches_per_image ({self.patches_per_image}) must be a multiple of "
                 f"data.crops_per_visit ({self.crops_per_visit}); change one of them"
             )
+        if self.cache_gib is not None and not self.cache_gib >= 0:
+            raise UserError(f"data.cache_gib must be at least 0, not {self.cache_gib:g}")
         if self.pairs is not None:
             check_pairs(self.pairs, "--data.pairs")
             check_no_source(self.path, "--data.pairs")

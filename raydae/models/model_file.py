@@ -60,7 +60,7 @@ def load_model(path: str | Path, trust: Collection[str] = ()) -> tuple[nn.Module
     """Rebuild the network of a model file with its weights, on the CPU, ready to denoise.
 
     Args:
-        path: a local path or a URI; `released` or `large`: a model that comes with raydae.
+        path: a local path or a URI; `photo`, `gaussian` or `large`: a model that comes with raydae.
         trust: modules that may be imported if the file names a network of one of them.
 
     Raises:

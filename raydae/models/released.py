@@ -3,4 +3,4 @@
 from pathlib import Path
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
-RELEASED = {"released": WEIGHTS / "unet.safetensors", "large": WEIGHTS / "large.safetensors"}
+RELEASED = {name: WEIGHTS / f"{name}.safetensors" for name in ("photo", "gaussian", "large")}

@@ -29,6 +29,7 @@ FIXED = (
     *("optim.epochs", "data.path", "data.protocol", "data.changed", "init"),
     # These change how a trial is computed, not what it computes.
     *("threads", "noise.version", "noise.on", "compile", "deterministic"),
+    *("data.cache", "data.cache_gib"),
 )
 """Settings that are the same for every trial of a search."""
 EXAMPLE = f"{LEARNING_RATE}=log:1e-4:1e-2"

@@ -5,7 +5,6 @@ Imports `core`, `images`, `noise`, `models` and `metrics`; never Ray.
     config          what a run computes: frozen dataclasses, dotted names
     schedule        which samples make which step, epoch and shard
     samples         (seed, index) -> clean and noisy patch
-    image_cache     decoded images that a process keeps
     loop            fit(): the whole loop on one page
     learner         the network, its optimizer, and train_step(); a CUDA graph on a GPU
     losses/         one file for each loss, and the table LOSSES

@@ -108,6 +108,8 @@ def open_run(folder: Folder, config: Config, restart: bool = False, kind: str = 
         "noise.on": config.noise.on,
         "compile": config.compile,
         "data.changed": config.data.changed,
+        "data.cache": config.data.cache,
+        "data.cache_gib": config.data.cache_gib,
     }
     if old.optim.schedule == "constant":  # another schedule ends with the epochs
         asked["optim.epochs"] = max(old.optim.epochs, config.optim.epochs)

@@ -27,7 +27,9 @@ from numpy.typing import NDArray
 from raydae.core.errors import UserError
 from raydae.core.random_numbers import ORDER, SAMPLE, Generators, generator
 from raydae.core.toolchain import can_build_kernels
-from raydae.images.image_sets import ImageFile, read_image
+from raydae.images.image_sets import ImageFile, NoisyFile
+from raydae.images.pixel_store import DamagedError, StoredImage
+from raydae.images.reader import Pixels, Reader
 from raydae.noise.batch import BatchNoise
 from raydae.noise.config import NOISES
 from raydae.noise.fixed_point import SCALE, to_fixed_point
@@ -36,14 +38,12 @@ from raydae.noise.normals import standard_normals
 from raydae.noise.protocol import Noise
 from raydae.noise.user_noise import UserNoise, try_noise
 from raydae.training.config import Config
-from raydae.training.image_cache import ImageCache, cache_bytes
 from raydae.training.schedule import Schedule
 
 PIXEL = "V3"  # three bytes that are copied as one, twice as fast
 PADDING = -1  # the index of a row that only fills up a shard
 CHUNK = 8  # patches that are made noisy at a time: few enough for a core's cache
 _FIXED = np.rint(np.arange(256) / 255 * SCALE).astype(np.int16)  # of the values of a noisy file
-_cache = ImageCache(cache_bytes())  # one for each process, whatever `Samples` it computes
 
 
 class UnreadableError(OSError):
@@ -55,6 +55,7 @@ class Samples:
     """Computes samples. Picklable and small: images are opened when they are needed."""
 
     images: tuple[ImageFile, ...]
+    reader: Reader
     seed: int
     noise: "BatchNoise | UserNoise"
     patch_size: int
@@ -91,6 +92,7 @@ class Samples:
         )
         return cls(
             images=images,
+            reader=Reader.of(config.data, images),
             seed=config.seed,
             noise=noise,
             patch_size=config.data.patch_size,
@@ -169,13 +171,16 @@ class Samples:
             pick = rng.random() if self.pairs_share else 1.0
             if row == 0 or index % self.crops_per_visit == 0 or self.pairs_share:
                 image, own, replaced = self._visit(index // self.crops_per_visit, pick)
+            try:
+                patch = _cut(place, image, own, clean[row])
+            except DamagedError as error:
+                self.reader.drop(error.name)
+                image, own, replaced = self._visit(index // self.crops_per_visit, pick)
+                patch = _cut(place, image, own, clean[row])
             rows["index"][row], rows["unreadable"][row] = index, replaced
-            _crop(place, image, clean[row])
             if self.neighbors:
                 rows["choices"][row] = draw_choices(rng, self.patch_size, self.patch_size)
-            elif own is not None:
-                patch = np.empty_like(clean[row])
-                _crop(place, own, patch)
+            elif patch is not None:
                 _FIXED.take(patch, out=rows["noisy"][row])
             elif isinstance(noise, BatchNoise):
                 parameters.append(noise.draw(rng))
@@ -195,9 +200,7 @@ class Samples:
             _degrade(noise, patches, values, normals[: len(made)], noisy)
             clean[made], rows["noisy"][made] = patches, noisy
 
-    def _visit(
-        self, visit: int, pick: float = 1.0
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None, int]:
+    def _visit(self, visit: int, pick: float = 1.0) -> tuple[Pixels, Pixels | None, int]:
         """Return the image of a visit, and that of its noisy files which a sample is cut from.
 
         An image that cannot be read is replaced by the image of the next visit that can. This
@@ -218,9 +221,10 @@ class Samples:
         for offset in range(visits):
             number = int(order[(visit + offset) % visits]) % len(self.images)
             file = self.images[number]
-            image, own = self._read(file, file.uri), None
+            size = file.height, file.width
+            image, own = self.reader.read(file, *size), None
             if image is not None and pick < self.pairs_share:
-                own = self._read(file, _picked(file, pick / self.pairs_share))
+                own = self.reader.read(_picked(file, pick / self.pairs_share), *size)
                 image = None if own is None else image
             if image is not None:
                 return image, own, unreadable
@@ -228,38 +232,49 @@ class Samples:
                 unreadable = number
         raise UnreadableError(f"none of the {len(self.images)} training images can be read")
 
-    def _read(self, file: ImageFile, uri: str) -> NDArray[np.uint8] | None:
-        """Return one of an image's files, decoded; none if unreadable or of another size now."""
-        image = _cache.get(uri)
-        if image is None:
-            try:
-                image = read_image(uri)
-            except OSError:
-                return None
-            _cache.put(uri, image)
-        return image if image.shape == (file.height, file.width, 3) else None
+
+def _cut(
+    place: Sequence[float], image: Pixels, own: Pixels | None, clean: NDArray[np.uint8]
+) -> NDArray[np.uint8] | None:
+    """Write a sample's patch of an image into `clean`; return that of its noisy file, if any.
+
+    Raises:
+        DamagedError: one of the two is a stored image that is damaged.
+    """
+    _crop(place, image, clean)
+    if own is None:
+        return None
+    patch = np.empty_like(clean)
+    _crop(place, own, patch)
+    return patch
 
 
-def _crop(place: Sequence[float], image: NDArray[np.uint8], patch: NDArray[np.uint8]) -> None:
+def _crop(place: Sequence[float], image: Pixels, patch: NDArray[np.uint8]) -> None:
     """Write a sample's patch of an image into `patch`.
 
     Args:
         place: three uniform numbers in [0, 1): its position down and right, and its side.
-        image: uint8 HxWx3.
+        image: HxWx3.
         patch: uint8 (size, size, 3).
+
+    Raises:
+        DamagedError: it is a stored image that is damaged.
     """
     size = len(patch)
     down, right, side = place
     y = int(down * (image.shape[0] - size + 1))
     x = int(right * (image.shape[1] - size + 1))
     flip, turn = divmod(int(side * 8), 4)
-    part = image.view(PIXEL)[y : y + size, x : x + size, 0]
+    if isinstance(image, StoredImage):
+        part = image.region(y, x, size, size).view(PIXEL)[..., 0]
+    else:
+        part = image.view(PIXEL)[y : y + size, x : x + size, 0]
     patch.view(PIXEL)[..., 0] = _rotated(part[:, ::-1] if flip else part, turn)
 
 
-def _picked(file: ImageFile, number: float) -> str:
-    """Return the URI of the noisy file that a uniform number in [0, 1) picks."""
-    return file.noisy[min(int(number * len(file.noisy)), len(file.noisy) - 1)].uri
+def _picked(file: ImageFile, number: float) -> NoisyFile:
+    """Return the noisy file that a uniform number in [0, 1) picks."""
+    return file.noisy[min(int(number * len(file.noisy)), len(file.noisy) - 1)]
 
 
 def _degrade(

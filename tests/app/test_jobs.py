@@ -367,7 +367,7 @@ def test_a_demonstration(one_worker: Path, tmp_path: Path) -> None:
             ["--data", "{data}", "--model", "unet", "--model.options.levels", "9"],
             "from 1 to 5",
         ),
-        ("train", ["--data", "{data}", "--model", "dae", "--init", "released"], "holds a unet"),
+        ("train", ["--data", "{data}", "--model", "dae", "--init", "gaussian"], "holds a unet"),
         ("train", ["--data", "{data}", "--data.patch-size", "40"], "must be a multiple of 16"),
         ("evaluate", ["--model", "{data}/train/002.png", "--data", "{data}"], "not a model"),
         ("evaluate", ["--model", "{here}/none", "--data", "{data}"], "cannot be read"),

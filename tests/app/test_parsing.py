@@ -97,7 +97,7 @@ def test_a_flag_that_does_not_exist_names_the_closest() -> None:
         (["--model", "vdsr"], "model.name: there is no network 'vdsr'; did you mean dae"),
         (["photos/"], "Unrecognized options: photos/"),
         (["--epochs"], "Missing value for argument '--epochs/--optim.epochs'"),
-        (["--init", "last"], "--init takes a file, a URI, released or large, not last"),
+        (["--init", "last"], "--init takes a file, a URI, photo, gaussian, large, not last"),
     ],
 )
 def test_a_wrong_value_is_one_line(words: list[str], says: str) -> None:

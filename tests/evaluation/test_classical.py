@@ -32,3 +32,12 @@ def test_bm3d_only_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> Non
     assert list(classical.available()) == ["nl-means", "wavelet", "tv"]
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     assert "bm3d" in classical.available()
+
+
+def test_baselines_can_be_told_other_levels() -> None:
+    noisy = evaluation_noise(draw(0, 40, 50), 25)
+    told = classical.available([10, 25.5])
+    assert list(told)[:4] == ["nl-means told 10", "nl-means told 25.5", "wavelet told 10",
+                              "wavelet told 25.5"]  # fmt: skip
+    alone = classical.available()["wavelet"]
+    np.testing.assert_array_equal(told["wavelet told 10"](noisy, 25), alone(noisy, 10))

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from raydae.core.pixels import to_uint8
-from raydae.evaluation.panel import GAP, LABEL, MAX_SIDE, MIN_SIDE, middle, panel, released_denoiser
+from raydae.evaluation.panel import GAP, LABEL, MAX_SIDE, MIN_SIDE, middle, panel, released_column
 from raydae.images.image_sets import ImageSets
 from raydae.models.model_file import load_model
 from raydae.noise.evaluation import EvaluationNoise, evaluation_noise
@@ -49,15 +49,15 @@ def test_a_panel_is_large_enough_to_see_and_fits_a_screen() -> None:
         assert MIN_SIDE <= picture.shape[0] - 2 * (LABEL + GAP) <= MAX_SIDE
 
 
-def test_the_released_model_is_a_column_that_says_whether_it_knows_the_images(
+def test_a_released_model_is_a_column_that_says_whether_it_knows_the_images(
     sets: ImageSets,
 ) -> None:
-    label, denoise = released_denoiser(sets.test)
-    assert label == "released unet"
+    label, denoise = released_column("gaussian", sets.test)
+    assert label == "gaussian"
     clean = draw(0)
     noisy = evaluation_noise(clean, 25)
     assert np.abs(denoise(noisy) * 255 - clean).mean() < np.abs(noisy * 255 - clean).mean() / 2
 
-    seen = dataclasses.replace(sets.test[0], sha256=load_model("released")[1].train_hashes[0])
-    assert released_denoiser([seen])[0] == "released unet (trained on these)"
-    assert released_denoiser([seen, *sets.test])[0] == "released unet (trained on some)"
+    seen = dataclasses.replace(sets.test[0], sha256=load_model("gaussian")[1].train_hashes[0])
+    assert released_column("gaussian", [seen])[0] == "gaussian (trained on these)"
+    assert released_column("gaussian", [seen, *sets.test])[0] == "gaussian (trained on some)"

@@ -38,7 +38,7 @@ def networks() -> dict[str, nn.Module]:
     torch.manual_seed(0)
     dae = build(ModelConfig(name="dae"))
     dae(torch.rand(8, 3, 64, 64))  # moves the running statistics off their start
-    return {"unet": load_model("released")[0], "dae": dae.eval()}
+    return {"unet": load_model("gaussian")[0], "dae": dae.eval()}
 
 
 def on_gpu(network: nn.Module, **settings: Any) -> Denoiser:
@@ -198,9 +198,9 @@ def test_evaluating_under_ray_on_a_gpu_scores_as_the_cpu_does(tmp_path: Path) ->
         Image.fromarray(draw(seed, 65, 91)).save(tmp_path / f"{seed}.png")
     images, _ = scan(list_images(str(tmp_path)))
     noises = [EvaluationNoise.white(level) for level in (15, 50)]
-    on_cpu, failed_on_cpu = evaluate("released", images, noises, local_device="cpu")
-    in_threads, _ = evaluate("released", images, noises, local_device="cuda")
-    on_gpus, failed_on_gpus = evaluate("released", images, noises)
+    on_cpu, failed_on_cpu = evaluate("gaussian", images, noises, local_device="cpu")
+    in_threads, _ = evaluate("gaussian", images, noises, local_device="cuda")
+    on_gpus, failed_on_gpus = evaluate("gaussian", images, noises)
     assert not failed_on_cpu
     assert not failed_on_gpus
     assert [line.denoised["psnr"] for line in in_threads] == pytest.approx(

@@ -139,7 +139,7 @@ def test_invalid_spaces_are_refused(text: str, says: str) -> None:
 
 
 def test_the_network_of_given_weights_is_not_searched() -> None:
-    config = Config().override({"model.name": "unet", "init": "released"})
+    config = Config().override({"model.name": "unet", "init": "gaussian"})
     with pytest.raises(UserError, match=r"model\.options\.width is fixed by the weights"):
         Space.parse(["model.options.width=16,32"], config)
 

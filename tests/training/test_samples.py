@@ -2,7 +2,7 @@ import dataclasses
 import pickle
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from raydae.core.errors import UserError
+from raydae.images import reader
+from raydae.images.image_cache import ImageCache
 from raydae.images.image_sets import ImageSets, read_image
 from raydae.images.sources import find_images
 from raydae.noise.config import NOISES
@@ -112,7 +114,7 @@ def test_where_the_noise_is_made_elsewhere_its_level_is_the_same(samples: Sample
 def test_a_pass_visits_every_image_equally_in_an_order_of_its_own(samples: Samples) -> None:
     visits = len(samples.images) * 2
     orders = [
-        [samples._visit(number * visits + i)[0].tobytes() for i in range(visits)]
+        [np.array(samples._visit(number * visits + i)[0]).tobytes() for i in range(visits)]
         for number in range(2)
     ]
     for order in orders:
@@ -262,3 +264,76 @@ def test_a_users_noise_that_no_run_could_repeat_is_refused(config: Config, sets:
     config = config.override({"noise.kind": "tests.training.test_samples:forgetful"})
     with pytest.raises(UserError, match="draw all random numbers from the generator"):
         Samples.of(config, sets.train)
+
+
+@pytest.fixture
+def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that keeps one image in memory, and has opened none of a store."""
+    monkeypatch.setattr(reader, "_cache", ImageCache(1))
+    monkeypatch.setattr(reader, "_opened", OrderedDict())
+    reader.store_of.cache_clear()
+
+
+@pytest.mark.usefixtures("small_memory")
+def test_samples_are_the_same_with_the_pixel_store_without_it_and_half_full(
+    config: Config, sets: ImageSets, tmp_path: Path
+) -> None:
+    config = config.override({"data.cache": str(tmp_path / "pixels")})
+    plain = Samples.of(config.override({"data.cache_gib": 0}), sets.train).block([range(64)], 64)
+    assert not (tmp_path / "pixels").exists()
+    half = len(sets.train) * sets.train[0].height * sets.train[0].width * 3 / 2 / 2**30
+    for gib in (half, None, None):  # the third time, it is full
+        settings = {"data.cache_gib": gib} if gib else {}
+        block = Samples.of(config.override(settings), sets.train).block([range(64)], 64)
+        for name, column in plain.items():
+            np.testing.assert_array_equal(block[name], column)
+        kept = len(list((tmp_path / "pixels").glob("??/*.pixels")))
+        assert (kept == len(sets.train)) if gib is None else (0 < kept < len(sets.train))
+        reader._opened.clear()
+        reader._cache = ImageCache(1)
+
+
+@pytest.mark.usefixtures("small_memory")
+def test_images_of_the_store_are_not_decoded(
+    config: Config, sets: ImageSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = Samples.of(config.override({"data.cache": str(tmp_path)}), sets.train)
+    before = samples.block([range(64)], 64)
+    monkeypatch.setattr(reader, "read_image", lambda uri: pytest.fail(f"{uri} was decoded"))
+    monkeypatch.setattr(reader, "_cache", ImageCache(1))
+    after = samples.block([range(64)], 64)
+    np.testing.assert_array_equal(after["noisy"], before["noisy"])
+
+
+@pytest.mark.usefixtures("small_memory")
+def test_a_damaged_block_is_made_again(config: Config, sets: ImageSets, tmp_path: Path) -> None:
+    samples = Samples.of(config.override({"data.cache": str(tmp_path)}), sets.train)
+    before = samples.block([range(64)], 64)
+    files = sorted(tmp_path.glob("??/*.pixels"))
+    whole = [path.read_bytes() for path in files]
+    files[0].write_bytes(whole[0][:-1] + bytes([whole[0][-1] ^ 1]))
+    files[1].write_bytes(whole[1][:100])
+    files[2].write_bytes(b"something else")
+    reader._opened.clear()
+    after = samples.block([range(64)], 64)
+    for name, column in before.items():
+        np.testing.assert_array_equal(after[name], column)
+    assert [path.read_bytes() for path in files] == whole
+
+
+@pytest.mark.usefixtures("small_memory")
+def test_an_image_that_changed_is_not_put_into_the_store_as_the_old_one(
+    config: Config, sets: ImageSets, tmp_path: Path
+) -> None:
+    images = tuple(dataclasses.replace(file, sha256="00" * 16) for file in sets.train)
+    samples = Samples.of(config.override({"data.cache": str(tmp_path)}), images)
+    samples.block([range(16)], 16)
+    assert not list(tmp_path.glob("??/*"))
+
+
+def test_images_that_fit_into_the_memory_need_no_store(
+    config: Config, sets: ImageSets, tmp_path: Path
+) -> None:
+    samples = Samples.of(config.override({"data.cache": str(tmp_path)}), sets.train)
+    samples.block([range(16)], 16)
+    assert not list(tmp_path.iterdir())

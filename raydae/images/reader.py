@@ -1,0 +1,128 @@
+"""Read the images of a run, whole or in parts: from memory, from the pixel store, or by decoding.
+
+    from memory     images that this process has decoded lately
+    from the store  if the images of the run are more than the memory holds
+    by decoding     else; the image is then put into the store
+
+All three have the same pixels.
+"""
+
+import functools
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raydae.images.bsds500 import cache_folder
+from raydae.images.config import DataConfig
+from raydae.images.image_cache import ImageCache, cache_bytes
+from raydae.images.image_sets import ImageFile, NoisyFile, pixel_hash, read_image
+from raydae.images.pixel_store import PixelStore, StoredImage, default_bytes
+
+Pixels = NDArray[np.uint8] | StoredImage
+"""An image, HxWx3: whole, or to be read in parts."""
+MAX_OPEN = 4096  # stored images that a process keeps open, each of which is a mapping
+
+_cache = ImageCache(cache_bytes())  # one for each process, whatever runs it reads for
+_opened: OrderedDict[str, StoredImage] = OrderedDict()
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads the images of a run. Picklable and small."""
+
+    folder: str | None
+    """Of the pixel store, see `store_of`."""
+    gib: float | None
+    """Its size limit."""
+    total_bytes: int
+    """Of the run's training images, decoded."""
+
+    @classmethod
+    def of(cls, config: DataConfig, images: tuple[ImageFile, ...]) -> "Reader":
+        """Return a reader of training images."""
+        total = sum(file.height * file.width * 3 * len(file.uris) for file in images)
+        return cls(config.cache, config.cache_gib, total)
+
+    @property
+    def store(self) -> PixelStore | None:
+        """This process's pixel store, if the images are more than the memory holds."""
+        if self.total_bytes <= _cache.max_bytes:
+            return None
+        return store_of(self.folder, self.gib)
+
+    def read(self, file: ImageFile | NoisyFile, height: int, width: int) -> Pixels | None:
+        """Return an image; none if it cannot be read or has another size now.
+
+        Args:
+            file: its record.
+            height: pixels.
+            width: pixels.
+        """
+        image: Pixels | None = _cache.get(file.uri)
+        if image is None:
+            image = self._stored(file, height, width)
+        if image is None:
+            image = self._decoded(file)
+        return image if image is not None and image.shape == (height, width, 3) else None
+
+    def drop(self, name: str) -> None:
+        """Remove an image from the pixel store, because it is damaged; it is decoded again.
+
+        Args:
+            name: the hash of its pixels.
+        """
+        _opened.pop(name, None)
+        if (store := self.store) is not None:
+            store.remove(name)
+
+    def _decoded(self, file: ImageFile | NoisyFile) -> NDArray[np.uint8] | None:
+        """Decode an image, and keep it."""
+        try:
+            image = read_image(file.uri)
+        except OSError:
+            return None
+        keep(self.store, file, image)
+        return image
+
+    def _stored(self, file: ImageFile | NoisyFile, height: int, width: int) -> StoredImage | None:
+        """Return an image of the pixel store."""
+        image = _opened.get(file.sha256)
+        if image is not None:
+            _opened.move_to_end(file.sha256)
+        elif (store := self.store) is not None:
+            image = store.get(file.sha256, height, width)
+            if image is not None:
+                _opened[file.sha256] = image
+                if len(_opened) > MAX_OPEN:
+                    _opened.popitem(last=False)
+        return image
+
+
+def keep(store: PixelStore | None, file: ImageFile | NoisyFile, image: NDArray[np.uint8]) -> None:
+    """Keep a decoded image in the store or, if there is none or it is full, in memory.
+
+    Args:
+        store: to keep it in.
+        file: its record. If it has other pixels now, it is kept in memory only.
+        image: uint8 HxWx3.
+    """
+    usable = store is not None and store.usable and pixel_hash(image) == file.sha256
+    if store is None or not usable or not store.put(file.sha256, image):
+        _cache.put(file.uri, image)
+
+
+@functools.cache
+def store_of(folder: str | None, gib: float | None) -> PixelStore | None:
+    """Return this process's pixel store of a folder; none if its limit is 0.
+
+    Args:
+        folder: `data.cache`; none: in the user's folder for caches.
+        gib: `data.cache_gib`; none: half of the disk's free space.
+    """
+    if gib == 0:
+        return None
+    path = cache_folder() / "pixels" if folder is None else Path(folder).expanduser().absolute()
+    return PixelStore(path, default_bytes(path) if gib is None else int(gib * 2**30))
