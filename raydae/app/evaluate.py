@@ -24,7 +24,8 @@ from raydae.images.config import SOURCES, check_no_source, check_pairs, is_sourc
 from raydae.images.image_sets import ImageFile
 from raydae.images.pair_checks import scan_pairs
 from raydae.images.pairs import list_pairs, match_folders
-from raydae.images.sources import evaluation_images, pairs_folder, scan
+from raydae.images.scan import scan
+from raydae.images.sources import evaluation_images, pairs_folder
 from raydae.metrics import METRICS
 from raydae.noise.config import NOISES
 from raydae.noise.evaluation import EvaluationNoise, PairNoise, TestNoise

@@ -9,6 +9,7 @@ from raydae.app.invocation import invocation
 from raydae.core.errors import UserError
 from raydae.images.changes import accept_changes, find_changes
 from raydae.images.image_sets import ImageSets
+from raydae.images.reader import store_report
 from raydae.images.sources import find_images, synthetic_set
 from raydae.training.config import Config
 from raydae.training.run_folder import Run
@@ -79,4 +80,6 @@ def find_run_images(config: Config, command: str, screen: Console) -> ImageSets:
         sets = find_images(config.data, synthetic_fallback, progress)
     Schedule.of(config, len(sets.train))  # refuses a batch larger than an epoch
     print_some(screen, "left out", sets.left_out)
+    if (report := store_report(config.data, sets.train)) is not None:
+        screen.print(report, style="yellow", soft_wrap=True)
     return sets

@@ -10,7 +10,7 @@
 - `source`: the protocol of a data source of the user's own
 - `image_sets`: the record of an image, the sets of a run, `read_image`
 - `listing`: list a folder, split a list of images
-- `sources`: find, decode and split the images of a configuration
+- `scan`: decode images once; `sources`: find and split the images of a configuration
 - `pairs`: match noisy files with clean ones; `pair_checks`: decode pairs, and compare them
 - `reader`: read the images of a run, from memory (`image_cache`), from the local disk
   (`pixel_store`) or by decoding

@@ -16,8 +16,9 @@ from raydae.images.image_sets import SPLITS, ImageFile, ImageSets, stamp_of
 from raydae.images.listing import list_images
 from raydae.images.pair_checks import scan_pairs
 from raydae.images.pairs import Pair, list_pairs
+from raydae.images.scan import scan
 from raydae.images.source import is_source_uri, list_source
-from raydae.images.sources import cluster_uri, pairs_folder, scan
+from raydae.images.sources import cluster_uri, pairs_folder
 
 GONE = -1
 """The size that is recorded for an image that was removed."""

@@ -1,5 +1,6 @@
 """Decode pairs, and leave out noisy files that do not show exactly what their clean one shows."""
 
+import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from raydae.core.errors import first_line
 from raydae.images.image_sets import ImageFile, NoisyFile, pixel_hash, read_image, stamp_of
 from raydae.images.pairs import Pair
+from raydae.images.reader import Keep
 
 MAX_SHIFT = 0.5  # pixels
 _SIDE = 512  # of the square in the middle that is compared, pixels
@@ -19,13 +21,16 @@ _CERTAIN = 6.0  # standard errors; noise of cameras is alike in neighbouring blo
 
 
 def scan_pairs(
-    pairs: Sequence[Pair], progress: Callable[[int, int], None] | None = None
+    pairs: Sequence[Pair],
+    progress: Callable[[int, int], None] | None = None,
+    keep: Keep | None = None,
 ) -> tuple[list[ImageFile], list[str]]:
     """Decode pairs, and check each noisy file against its clean one.
 
     Args:
         pairs: The pairs.
         progress: Called with (pairs decoded, pairs to decode).
+        keep: Called with each usable image, in several threads.
 
     Returns:
         The clean images that have at least one usable noisy file, in the order given, with these
@@ -33,8 +38,9 @@ def scan_pairs(
     """
     files: list[ImageFile] = []
     left_out: list[str] = []
+    inspect = functools.partial(_inspect, keep=keep)
     with ThreadPoolExecutor() as pool:  # decoding, hashing and FFTs release the GIL
-        for done, (file, lines) in enumerate(pool.map(_inspect, pairs), start=1):
+        for done, (file, lines) in enumerate(pool.map(inspect, pairs), start=1):
             files += [] if file is None else [file]
             left_out += lines
             if progress is not None:
@@ -42,7 +48,7 @@ def scan_pairs(
     return files, left_out
 
 
-def _inspect(pair: Pair) -> tuple[ImageFile | None, list[str]]:
+def _inspect(pair: Pair, keep: Keep | None) -> tuple[ImageFile | None, list[str]]:
     """Return the record of a pair, if it can be used, and one line for each file that cannot."""
     uri, name = pair.clean
     try:
@@ -60,12 +66,16 @@ def _inspect(pair: Pair) -> tuple[ImageFile | None, list[str]]:
             continue
         if problem := _mismatch(noisy, clean):
             lines.append(f"{noisy_name}: {problem} {name}")
-        else:
-            usable.append(NoisyFile(noisy_uri, noisy_name, pixel_hash(noisy), *noisy_stamp))
+            continue
+        usable.append(NoisyFile(noisy_uri, noisy_name, pixel_hash(noisy), *noisy_stamp))
+        if keep is not None:
+            keep(usable[-1], noisy)
     if not usable:
         return None, lines
     height, width = clean.shape[:2]
     file = ImageFile(uri, name, height, width, pixel_hash(clean), *stamp, noisy=tuple(usable))
+    if keep is not None:
+        keep(file, clean)
     return file, lines
 
 

@@ -190,6 +190,10 @@ class PixelStore:
             return False
         return True
 
+    def holds(self, name: str) -> bool:
+        """Return whether an image is here, damaged or not."""
+        return self._path(name).exists()
+
     def remove(self, name: str) -> None:
         """Remove an image, if it is here."""
         path = self._path(name)

@@ -8,7 +8,9 @@ All three have the same pixels.
 """
 
 import functools
+import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,6 +101,54 @@ class Reader:
                 if len(_opened) > MAX_OPEN:
                     _opened.popitem(last=False)
         return image
+
+
+Keep = Callable[[ImageFile | NoisyFile, NDArray[np.uint8]], None]
+"""Called with each image that is decoded for the record of a run, and its pixels."""
+
+
+class Filler:
+    """Puts the training images of a new run into the pixel store while they are decoded anyway.
+
+    It begins when they are more than the memory holds; those before that are put there when they
+    are read for the first time.
+    """
+
+    def __init__(self, config: DataConfig) -> None:
+        self._config = config
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, file: ImageFile | NoisyFile, image: NDArray[np.uint8]) -> None:
+        """Take a training image, uint8 HxWx3."""
+        with self._lock:
+            self._bytes += image.nbytes
+        if self._bytes > _cache.max_bytes:
+            store = store_of(self._config.cache, self._config.cache_gib)
+            if store is not None and store.usable:
+                store.put(file.sha256, image)
+
+
+def store_report(config: DataConfig, images: tuple[ImageFile, ...]) -> str | None:
+    """Return what the user must know of the pixel store; none if all is well.
+
+    Args:
+        config: of the images.
+        images: the training images.
+    """
+    store = Reader.of(config, images).store
+    if store is None or store.usable:
+        return None
+    hashes = [sha for file in images for sha in file.hashes]
+    held = sum(map(store.holds, hashes))
+    why = store.problem or (
+        f"{store.folder} is full, with {store.bytes / 2**30:.1f} of {store.max_bytes / 2**30:.1f} "
+        "GiB (--data.cache-gib)"
+    )
+    return (
+        f"the pixel store has {held} of {len(hashes)} training images: {why}; each of the others "
+        "is decoded whenever patches are cut from it"
+    )
 
 
 def keep(store: PixelStore | None, file: ImageFile | NoisyFile, image: NDArray[np.uint8]) -> None:

@@ -5,20 +5,24 @@ the user's own, or from the synthetic set.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from raydae.core.errors import UserError
 from raydae.core.storage import Folder
 from raydae.images import bsds500, synthetic
 from raydae.images.bsds500_download import DownloadError, download
 from raydae.images.config import DataConfig, Protocol, is_source
-from raydae.images.image_sets import SPLITS, ImageFile, ImageSets, pixel_hash, read_image, stamp_of
+from raydae.images.image_sets import SPLITS, ImageFile, ImageSets, NoisyFile
 from raydae.images.listing import Listing, by_folder, by_hash, by_source, list_images
 from raydae.images.pair_checks import scan_pairs
 from raydae.images.pairs import list_pairs, split_pairs
+from raydae.images.reader import Filler
+from raydae.images.scan import scan
 from raydae.images.source import list_source
 
 SYNTHETIC = "the embedded synthetic set (dead leaves)"
@@ -45,12 +49,19 @@ def find_images(
         UserError: The images cannot be listed, a set is empty, or training images are smaller than
             a patch.
     """
+    filler = Filler(config)
     if config.pairs is not None:
-        source, split_of, files, left_out = _find_pairs(config, config.pairs, progress)
+        source, split_of, files, left_out = _find_pairs(config, config.pairs, progress, filler)
     else:
         source, listings = _list_splits(config, synthetic_fallback)
         split_of = {uri: split for split in SPLITS for uri, _ in listings[split]}
-        files, left_out = scan([image for split in SPLITS for image in listings[split]], progress)
+
+        def keep(file: ImageFile | NoisyFile, image: NDArray[np.uint8]) -> None:
+            if split_of[file.uri] == "train":
+                filler(file, image)
+
+        listed = [image for split in SPLITS for image in listings[split]]
+        files, left_out = scan(listed, progress, keep)
     sets = {split: [file for file in files if split_of[file.uri] == split] for split in SPLITS}
     sets["train"], too_small = _exclude_small(sets["train"], config)
     sets["train"], duplicates = _exclude_duplicates(sets)
@@ -82,7 +93,7 @@ def pairs_folder(path: str | None) -> str:
 
 
 def _find_pairs(
-    config: DataConfig, pairs: str, progress: Callable[[int, int], None] | None
+    config: DataConfig, pairs: str, progress: Callable[[int, int], None] | None, filler: Filler
 ) -> tuple[str, dict[str, str], list[ImageFile], list[str]]:
     """Return the name of pairs, the split of each file's URI, the images, and what is left out.
 
@@ -93,33 +104,15 @@ def _find_pairs(
     parts, unsplit = split_pairs(listed, path)
     split_of = {uri: "" for pair in listed for uri, _ in (pair.clean, *pair.noisy)}
     split_of |= {pair.clean[0]: split for split in SPLITS for pair in parts[split]}
-    files, left_out = scan_pairs([pair for split in SPLITS for pair in parts[split]], progress)
+    training = {uri for pair in parts["train"] for uri, _ in (pair.clean, *pair.noisy)}
+
+    def keep(file: ImageFile | NoisyFile, image: NDArray[np.uint8]) -> None:
+        if file.uri in training:
+            filler(file, image)
+
+    paired = [pair for split in SPLITS for pair in parts[split]]
+    files, left_out = scan_pairs(paired, progress, keep)
     return f"{path} ({pairs})", split_of, files, [*alone, *unsplit, *left_out]
-
-
-def scan(
-    images: Sequence[tuple[str, str]], progress: Callable[[int, int], None] | None = None
-) -> tuple[list[ImageFile], list[str]]:
-    """Decode each image once.
-
-    Args:
-        images: (URI, name) of each.
-        progress: Called with (images decoded, images to decode).
-
-    Returns:
-        The images that can be decoded, in the order given, and one line for each of the others.
-    """
-    files: list[ImageFile] = []
-    unreadable: list[str] = []
-    with ThreadPoolExecutor() as pool:  # decoding and hashing release the GIL
-        for done, result in enumerate(pool.map(_inspect, images), start=1):
-            if isinstance(result, ImageFile):
-                files.append(result)
-            else:
-                unreadable.append(result)
-            if progress is not None:
-                progress(done, len(images))
-    return files, unreadable
 
 
 def evaluation_images(
@@ -271,17 +264,6 @@ def _default_bsds500() -> Folder:
 
 def _bsds500(root: Folder) -> dict[str, Listing]:
     return by_folder([(root.path_of(name), name) for name in bsds500.manifest()])
-
-
-def _inspect(image: tuple[str, str]) -> ImageFile | str:
-    """Decode an image; return its record, or the reason in one line if it cannot be read."""
-    uri, name = image
-    try:
-        stamp = stamp_of(uri)  # first: if the file is replaced meanwhile, the next start sees it
-        pixels = read_image(uri)
-    except OSError as error:
-        return str(error)
-    return ImageFile(uri, name, pixels.shape[0], pixels.shape[1], pixel_hash(pixels), *stamp)
 
 
 def _exclude_small(files: list[ImageFile], config: DataConfig) -> tuple[list[ImageFile], list[str]]:

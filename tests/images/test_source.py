@@ -13,8 +13,9 @@ import pytest
 from raydae.core.errors import UserError
 from raydae.images.config import DataConfig, is_source
 from raydae.images.image_sets import ImageSets, pixel_hash, read_image
+from raydae.images.scan import scan
 from raydae.images.source import list_source
-from raydae.images.sources import evaluation_images, find_images, scan
+from raydae.images.sources import evaluation_images, find_images
 from raydae.training.config import Config
 from raydae.training.samples import Samples
 from tests.conftest import draw

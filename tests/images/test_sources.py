@@ -17,7 +17,8 @@ from raydae.images.bsds500_download import DownloadError
 from raydae.images.config import DataConfig
 from raydae.images.image_sets import ImageSets, pixel_hash, read_image, subsample
 from raydae.images.listing import list_images
-from raydae.images.sources import evaluation_images, find_images, scan
+from raydae.images.scan import scan
+from raydae.images.sources import evaluation_images, find_images
 from tests.conftest import draw, draw_folder
 
 

@@ -18,7 +18,7 @@ from raydae.core.pixels import to_uint8
 from raydae.distributed.spread import spread
 from raydae.evaluation.scoring import evaluate
 from raydae.images.listing import list_images
-from raydae.images.sources import scan
+from raydae.images.scan import scan
 from raydae.models import inference
 from raydae.models.config import ModelConfig
 from raydae.models.inference import MAX_TILE, MIN_TILE, PROBE, Denoiser

@@ -16,7 +16,8 @@ from raydae.core.errors import UserError
 from raydae.core.pixels import to_uint8
 from raydae.core.storage import Folder
 from raydae.images.bsds500 import find
-from raydae.images.sources import cbsd68, scan
+from raydae.images.scan import scan
+from raydae.images.sources import cbsd68
 from raydae.metrics.psnr import psnr
 from raydae.models.config import ModelConfig
 from raydae.models.model_file import ModelInfo, load_model, pack_model
