@@ -33,6 +33,8 @@ class DataConfig:
     """Patches cut from an image in an epoch."""
     crops_per_visit: int = 2
     """Patches cut each time an image is opened."""
+    visits: Literal["equal", "area"] = "equal"
+    """How often: each image alike, or by its area."""
     small_images: Literal["error", "skip"] = "error"
     """Images smaller than a patch."""
     changed: Literal["refuse", "accept"] = "refuse"

@@ -173,9 +173,11 @@ class PixelStore:
                 if not self._make_room(usage, size):
                     self.full = True
                     return False
+                with draft.open("wb") as file:
+                    file.truncate(size)  # so that others count it while it is written
                 usage.total += size
             try:
-                with draft.open("wb") as file:
+                with draft.open("r+b") as file:
                     _write(file, pixels)
                 with self._usage() as usage:
                     usage.total -= size * path.exists()  # another process was faster

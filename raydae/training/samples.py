@@ -3,8 +3,9 @@
 Samples are numbered 0, 1, 2 ... over the whole run, and any range of them can be computed anywhere:
 
     visit         an image is opened and `crops_per_visit` samples are cut from it
-    pass          every image is visited patches_per_image / crops_per_visit times, in an order that
-                  is one permutation drawn from (seed, ORDER, pass)
+    pass          every image is visited patches_per_image / crops_per_visit times, or as often on
+                  average and in proportion to its area, in an order that is one permutation drawn
+                  from (seed, ORDER, pass)
     micro-batch   `micro_batch` consecutive samples, never divided among workers
     step          the samples [step * batch_size, (step + 1) * batch_size): batch_size / micro_batch
                   micro-batches, divided into one shard for each worker
@@ -40,6 +41,7 @@ from raydae.noise.user_noise import UserNoise, try_noise
 from raydae.training.config import Config
 from raydae.training.schedule import Schedule
 
+GOLDEN_RATIO = (5**0.5 - 1) / 2  # its multiples, taken modulo 1, are spread evenly
 PIXEL = "V3"  # three bytes that are copied as one, twice as fast
 PADDING = -1  # the index of a row that only fills up a shard
 CHUNK = 8  # patches that are made noisy at a time: few enough for a core's cache
@@ -61,6 +63,8 @@ class Samples:
     patch_size: int
     patches_per_image: int
     crops_per_visit: int
+    by_area: bool = False
+    """Whether images are visited in proportion to their area."""
     noise_on_device: bool = False
     """Whether only the noise's parameters are drawn here; it is made beside the network."""
     neighbors: bool = False
@@ -98,6 +102,7 @@ class Samples:
             patch_size=config.data.patch_size,
             patches_per_image=config.data.patches_per_image,
             crops_per_visit=config.data.crops_per_visit,
+            by_area=config.data.visits == "area",
             noise_on_device=on_device,
             neighbors=config.learn == "neighbor2neighbor",
             pairs_share=0.0 if config.data.pairs is None else config.data.pairs_share,
@@ -219,7 +224,7 @@ class Samples:
         order = _order(self.seed, visit // visits, visits)
         unreadable = -1
         for offset in range(visits):
-            number = int(order[(visit + offset) % visits]) % len(self.images)
+            number = self._image_at(int(order[(visit + offset) % visits]), visit // visits, visits)
             file = self.images[number]
             size = file.height, file.width
             image, own = self.reader.read(file, *size), None
@@ -231,6 +236,29 @@ class Samples:
             if offset == 0:
                 unreadable = number
         raise UnreadableError(f"none of the {len(self.images)} training images can be read")
+
+    def _image_at(self, place: int, number: int, visits: int) -> int:
+        """Return the image of a place in a pass, before the places are permuted.
+
+        By area, images are drawn by systematic sampling: a pass visits each as often as its share
+        says, rounded up or down. Where the places begin differs from pass to pass, so that an image
+        whose share is less than one visit has its turn.
+
+        Args:
+            place: from 0 to `visits` - 1.
+            number: of the pass.
+            visits: in a pass.
+        """
+        if not self.by_area:
+            return place % len(self.images)
+        begin = number * GOLDEN_RATIO % 1
+        return int(np.searchsorted(self._area_shares, (place + begin) / visits, side="right"))
+
+    @functools.cached_property
+    def _area_shares(self) -> NDArray[np.float64]:
+        """The part of all area that the images up to each one have, without the last: (n - 1,)."""
+        areas = np.array([file.height * file.width for file in self.images], np.float64)
+        return np.cumsum(areas[:-1]) / areas.sum()
 
 
 def _cut(

@@ -337,3 +337,34 @@ def test_images_that_fit_into_the_memory_need_no_store(
     samples = Samples.of(config.override({"data.cache": str(tmp_path)}), sets.train)
     samples.block([range(16)], 16)
     assert not list(tmp_path.iterdir())
+
+
+def test_by_area_large_images_are_visited_more_often(samples: Samples) -> None:
+    sizes = [(40, 40), (400, 300), (30, 20), (1000, 500)]
+    images = tuple(
+        dataclasses.replace(samples.images[0], name=str(i), height=height, width=width)
+        for i, (height, width) in enumerate(sizes)
+    )
+    by_area = dataclasses.replace(samples, images=images, by_area=True, patches_per_image=8)
+    visits = 4 * 4
+    areas = np.array([height * width for height, width in sizes])
+    expected = visits * areas / areas.sum()
+    passes = 2000
+    counts = np.array(
+        [
+            np.bincount([by_area._image_at(i, number, visits) for i in range(visits)], minlength=4)
+            for number in range(passes)
+        ]
+    )
+    assert (counts.sum(1) == visits).all()
+    assert (np.abs(counts - expected) < 1).all(), "rounded up or down, never more"
+    np.testing.assert_allclose(counts.mean(0), expected, atol=2 / passes)
+
+
+def test_by_area_images_of_one_size_are_visited_equally(config: Config, sets: ImageSets) -> None:
+    by_area = Samples.of(config.override({"data.visits": "area"}), sets.train)
+    visits = len(sets.train) * 2
+    for number in range(3):
+        images = [by_area._image_at(place, number, visits) for place in range(visits)]
+        assert set(Counter(images).values()) == {2}
+    assert (by_area.block([range(8)], 8)["index"] == np.arange(8)).all()
