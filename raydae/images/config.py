@@ -34,7 +34,7 @@ class DataConfig:
     crops_per_visit: int = 2
     """Patches cut each time an image is opened."""
     visits: Literal["equal", "area"] = "equal"
-    """How often: each image alike, or by its area."""
+    """Visits: each image alike, or by its area."""
     small_images: Literal["error", "skip"] = "error"
     """Images smaller than a patch."""
     changed: Literal["refuse", "accept"] = "refuse"

@@ -4,6 +4,7 @@ Imports `core`, `images`, `noise`, `models` and `metrics`; never Ray.
 
     config          what a run computes: frozen dataclasses, dotted names
     schedule        which samples make which step, epoch and shard
+    visits          which image is opened when
     samples         (seed, index) -> clean and noisy patch
     loop            fit(): the whole loop on one page
     learner         the network, its optimizer, and train_step(); a CUDA graph on a GPU

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raydae.core.errors import UserError
-from raydae.core.random_numbers import ORDER, SAMPLE, Generators, generator
+from raydae.core.random_numbers import SAMPLE, Generators, generator
 from raydae.core.toolchain import can_build_kernels
 from raydae.images.image_sets import ImageFile, NoisyFile
 from raydae.images.pixel_store import DamagedError, StoredImage
@@ -40,8 +40,8 @@ from raydae.noise.protocol import Noise
 from raydae.noise.user_noise import UserNoise, try_noise
 from raydae.training.config import Config
 from raydae.training.schedule import Schedule
+from raydae.training.visits import Visits
 
-GOLDEN_RATIO = (5**0.5 - 1) / 2  # its multiples, taken modulo 1, are spread evenly
 PIXEL = "V3"  # three bytes that are copied as one, twice as fast
 PADDING = -1  # the index of a row that only fills up a shard
 CHUNK = 8  # patches that are made noisy at a time: few enough for a core's cache
@@ -112,6 +112,14 @@ class Samples:
     def row_bytes(self) -> int:
         """Bytes of a sample's patches, clean and noisy."""
         return self.patch_size**2 * 3 * (1 if self.noise_on_device else 3)
+
+    @functools.cached_property
+    def _visits(self) -> Visits:
+        in_pass = len(self.images) * (self.patches_per_image // self.crops_per_visit)
+        if not self.by_area:
+            return Visits(self.seed, len(self.images), in_pass)
+        areas = np.array([file.height * file.width for file in self.images], np.float64)
+        return Visits.by_area(self.seed, areas, in_pass)
 
     def block(self, shards: Sequence[range], rows: int) -> dict[str, NDArray[Any]]:
         """Return the samples of some shards, one after the other, each filled up with padding.
@@ -220,11 +228,9 @@ class Samples:
             The image, the noisy file or none, and the number of an unreadable image that this one
             replaces, or -1.
         """
-        visits = len(self.images) * (self.patches_per_image // self.crops_per_visit)
-        order = _order(self.seed, visit // visits, visits)
         unreadable = -1
-        for offset in range(visits):
-            number = self._image_at(int(order[(visit + offset) % visits]), visit // visits, visits)
+        for offset in range(self._visits.in_pass):
+            number = self._visits.image(visit, offset)
             file = self.images[number]
             size = file.height, file.width
             image, own = self.reader.read(file, *size), None
@@ -236,29 +242,6 @@ class Samples:
             if offset == 0:
                 unreadable = number
         raise UnreadableError(f"none of the {len(self.images)} training images can be read")
-
-    def _image_at(self, place: int, number: int, visits: int) -> int:
-        """Return the image of a place in a pass, before the places are permuted.
-
-        By area, images are drawn by systematic sampling: a pass visits each as often as its share
-        says, rounded up or down. Where the places begin differs from pass to pass, so that an image
-        whose share is less than one visit has its turn.
-
-        Args:
-            place: from 0 to `visits` - 1.
-            number: of the pass.
-            visits: in a pass.
-        """
-        if not self.by_area:
-            return place % len(self.images)
-        begin = number * GOLDEN_RATIO % 1
-        return int(np.searchsorted(self._area_shares, (place + begin) / visits, side="right"))
-
-    @functools.cached_property
-    def _area_shares(self) -> NDArray[np.float64]:
-        """The part of all area that the images up to each one have, without the last: (n - 1,)."""
-        areas = np.array([file.height * file.width for file in self.images], np.float64)
-        return np.cumsum(areas[:-1]) / areas.sum()
 
 
 def _cut(
@@ -349,8 +332,3 @@ def make_noise(config: Config) -> "BatchNoise | UserNoise":
     if kind not in NOISES.builtins:
         try_noise(noise, kind, config.data.patch_size)
     return noise if isinstance(noise, BatchNoise) else UserNoise(noise)
-
-
-@functools.lru_cache(maxsize=2)  # a task works at the end of one pass and the start of the next
-def _order(seed: int, number: int, visits: int) -> NDArray[np.int64]:
-    return generator(seed, ORDER, number).permutation(visits)

@@ -20,6 +20,7 @@ from raydae.noise.gaussian import Gaussian
 from raydae.training.config import Config
 from raydae.training.samples import PADDING, Samples, UnreadableError, _rotated, shards
 from raydae.training.schedule import Schedule
+from raydae.training.visits import Visits
 from tests.conftest import draw_folder
 
 
@@ -339,24 +340,14 @@ def test_images_that_fit_into_the_memory_need_no_store(
     assert not list(tmp_path.iterdir())
 
 
-def test_by_area_large_images_are_visited_more_often(samples: Samples) -> None:
+def test_by_area_large_images_are_visited_more_often() -> None:
     sizes = [(40, 40), (400, 300), (30, 20), (1000, 500)]
-    images = tuple(
-        dataclasses.replace(samples.images[0], name=str(i), height=height, width=width)
-        for i, (height, width) in enumerate(sizes)
-    )
-    by_area = dataclasses.replace(samples, images=images, by_area=True, patches_per_image=8)
-    visits = 4 * 4
-    areas = np.array([height * width for height, width in sizes])
+    areas = np.array([float(height * width) for height, width in sizes])
+    visits, passes = 16, 2000
+    by_area = Visits.by_area(0, areas, visits)
+    opened = np.array([by_area.image(visit) for visit in range(passes * visits)])
+    counts = np.array([np.bincount(part, minlength=4) for part in opened.reshape(passes, visits)])
     expected = visits * areas / areas.sum()
-    passes = 2000
-    counts = np.array(
-        [
-            np.bincount([by_area._image_at(i, number, visits) for i in range(visits)], minlength=4)
-            for number in range(passes)
-        ]
-    )
-    assert (counts.sum(1) == visits).all()
     assert (np.abs(counts - expected) < 1).all(), "rounded up or down, never more"
     np.testing.assert_allclose(counts.mean(0), expected, atol=2 / passes)
 
@@ -365,6 +356,6 @@ def test_by_area_images_of_one_size_are_visited_equally(config: Config, sets: Im
     by_area = Samples.of(config.override({"data.visits": "area"}), sets.train)
     visits = len(sets.train) * 2
     for number in range(3):
-        images = [by_area._image_at(place, number, visits) for place in range(visits)]
-        assert set(Counter(images).values()) == {2}
+        numbers = [by_area._visits.image(number * visits + i) for i in range(visits)]
+        assert set(Counter(numbers).values()) == {2}
     assert (by_area.block([range(8)], 8)["index"] == np.arange(8)).all()
