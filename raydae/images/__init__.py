@@ -9,6 +9,7 @@
 - `inputs`: find the pictures that a user's files, folders and patterns name
 - `source`: the protocol of a data source of the user's own
 - `image_sets`: the record of an image, the sets of a run, `read_image`
+- `image_list`: read a list of images, a Parquet, CSV or JSONL file
 - `listing`: list a folder, split a list of images
 - `scan`: decode images once; `sources`: find and split the images of a configuration
 - `pairs`: match noisy files with clean ones; `pair_checks`: decode pairs, and compare them

@@ -12,6 +12,7 @@ from raydae.core.errors import UserError, first_line
 from raydae.core.storage import Folder
 from raydae.images.bsds500 import find_copy
 from raydae.images.config import DataConfig, is_source
+from raydae.images.image_list import is_list, read_list
 from raydae.images.image_sets import SPLITS, ImageFile, ImageSets, stamp_of
 from raydae.images.listing import list_images
 from raydae.images.pair_checks import scan_pairs
@@ -160,6 +161,8 @@ def _list(config: DataConfig) -> dict[str, str]:
         return {}
     if is_source(path):
         return {uri: key for uri, key, _ in list_source(path, config.options)}
+    if is_list(path):
+        return {row.uri: row.name for row in read_list(path)}
     copy = find_copy(Folder.of(path))
     if copy is not None and not copy.missing:
         return {}

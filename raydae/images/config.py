@@ -18,7 +18,7 @@ class DataConfig:
     """The images, and how patches are cut from them."""
 
     path: str | None = None
-    """Folder, URI or MODULE:NAME; none: BSDS500."""
+    """Folder, URI, list or MODULE:NAME; none: BSDS500."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of a data source MODULE:NAME."""
     pairs: str | None = None

@@ -1,10 +1,11 @@
 """Match noisy files with clean ones: a user's own pairs, for training and evaluation.
 
-Pairs are named in one of three ways, with names relative to the folder of the images:
+Pairs are named in one of four ways, with names relative to the folder of the images:
 
     noisy/*=clean/*                each * of CLEAN stands for the text of the same * of NOISY
     scene*/shot*.png=scene*/mean.png    a further * of NOISY matches anything: several shots
     pairs.csv                      a table with the columns noisy, clean and, optionally, split
+    noisy=uri                      where the images are a list (`image_list`): two of its columns
 
 Several noisy files may have the same clean one. The clean one may be noisy too (Noise2Noise,
 Lehtinen et al. 2018).
@@ -20,6 +21,7 @@ from pathlib import PurePosixPath
 from raydae.core.errors import UserError, first_line
 from raydae.core.storage import Folder, split_path
 from raydae.images.config import is_table
+from raydae.images.image_list import NAMES, is_list, read_list
 from raydae.images.image_sets import SPLITS
 from raydae.images.listing import by_source, list_images
 
@@ -48,6 +50,8 @@ def list_pairs(path: str, pairs: str) -> tuple[list[Pair], list[str]]:
         UserError: The folder or the table cannot be read, the table is not as it must be, or there
             is no pair.
     """
+    if is_list(path):
+        return _list_rows(path, pairs), []
     uris = {name: uri for uri, name in list_images(path)}
     splits: dict[str, str] = {}
     if is_table(pairs):
@@ -64,6 +68,22 @@ def list_pairs(path: str, pairs: str) -> tuple[list[Pair], list[str]]:
         reason = f"; {alone[0]}" if alone else ""
         raise UserError(f"{path} has no pairs {pairs}{reason}")
     return _collect(rows, uris, uris, splits), alone
+
+
+def _list_rows(path: str, pairs: str) -> list[Pair]:
+    """Return the pairs of a list of images with a column `noisy`."""
+    if pairs not in (allowed := [f"noisy={name}" for name in NAMES]):
+        raise UserError(f"{path} is a list of images: its pairs are {' or '.join(allowed)}")
+    shots: dict[tuple[str, str, str | None], set[tuple[str, str]]] = {}
+    for row in read_list(path):
+        if row.noisy is not None:
+            shots.setdefault((row.uri, row.name, row.split), set()).add(row.noisy)
+    if not shots:
+        raise UserError(f"{path} has no column noisy, or it is empty")
+    return [
+        Pair((uri, name), tuple(sorted(noisy, key=lambda part: part[1])), split)
+        for (uri, name, split), noisy in sorted(shots.items(), key=lambda item: item[0][1])
+    ]
 
 
 def match_folders(noisy: str, clean: str) -> tuple[list[Pair], list[str]]:

@@ -1,7 +1,7 @@
 """Find the images of a run and split them into training, validation and test sets.
 
-Images come from BSDS500 with either of its protocols, from a folder or URI, from a data source of
-the user's own, or from the synthetic set.
+Images come from BSDS500 with either of its protocols, from a folder or URI, from a list of images,
+from a data source of the user's own, or from the synthetic set.
 """
 
 import os
@@ -17,6 +17,7 @@ from raydae.core.storage import Folder
 from raydae.images import bsds500, synthetic
 from raydae.images.bsds500_download import DownloadError, download
 from raydae.images.config import DataConfig, Protocol, is_source
+from raydae.images.image_list import is_list, list_table
 from raydae.images.image_sets import SPLITS, ImageFile, ImageSets, NoisyFile
 from raydae.images.listing import Listing, by_folder, by_hash, by_source, list_images
 from raydae.images.pair_checks import scan_pairs
@@ -124,8 +125,9 @@ def evaluation_images(
     """Return the name of a test set, and (URI, name) of its images.
 
     Args:
-        path: BSDS500, or a folder or URI of images; all of these are used. Or the import path of a
-            data source; its test images are used, or all if it does not split them. None: BSDS500.
+        path: BSDS500, or a folder or URI of images; all of these are used. Or a list of images or
+            the import path of a data source; its test images are used, or all if it does not split
+            them. None: BSDS500.
         protocol: The protocol that defines the test images of BSDS500. None: `trained_by`.
         trained_by: The protocol that the model was trained by.
         options: The options of a data source.
@@ -141,7 +143,10 @@ def evaluation_images(
             root = _default_bsds500()
         except DownloadError as error:
             raise UserError(str(error)) from None
-    elif not is_source(path) and (copy := bsds500.find_copy(Folder.of(path))) is not None:
+    elif (
+        not (is_source(path) or is_list(path))
+        and (copy := bsds500.find_copy(Folder.of(path))) is not None
+    ):
         if copy.missing and protocol is not None:
             raise bsds500.incomplete(copy)
         root = None if copy.missing else copy.folder
@@ -151,9 +156,9 @@ def evaluation_images(
         return name, bsds500_splits(root, protocol)["test"]
     assert path is not None
     _refuse_protocol(protocol is not None, protocol, path)
-    if not is_source(path):
+    if not is_source(path) and not is_list(path):
         return Folder.of(path).name, list_images(path)
-    images = list_source(path, options or {})
+    images = list_table(path) if is_list(path) else list_source(path, options or {})
     is_split = any(split is not None for _, _, split in images)
     return path, [(uri, key) for uri, key, split in images if split == "test" or not is_split]
 
@@ -209,9 +214,12 @@ def _list_splits(
                 raise UserError(str(error)) from None
             return SYNTHETIC, by_folder(list_images(str(synthetic_fallback(str(error)))))
         return f"BSDS500, protocol {config.protocol}", bsds500_splits(root, config.protocol)
-    if is_source(path):
+    if is_source(path) or is_list(path):
         _refuse_protocol(config.protocol != "bsds500", config.protocol, path)
-        return path, by_source(list_source(path, config.options))
+        named = list_table(path) if is_list(path) else list_source(path, config.options)
+        parts = by_folder((uri, name) for uri, name, _ in named)
+        unsplit = is_list(path) and not any(split for _, _, split in named)
+        return path, parts if unsplit and all(parts.values()) else by_source(named)
     copy = bsds500.find_copy(Folder.of(path))
     if copy is not None and not copy.missing:
         return f"BSDS500, protocol {config.protocol}", bsds500_splits(copy.folder, config.protocol)
