@@ -21,7 +21,7 @@ from raydae.app.tables import result_table, score_table
 from raydae.core.errors import UserError
 from raydae.core.storage import Folder
 from raydae.images.config import SOURCES, check_no_source, check_pairs, is_source
-from raydae.images.image_sets import ImageFile
+from raydae.images.image_file import ImageFile
 from raydae.images.pair_checks import scan_pairs
 from raydae.images.pairs import list_pairs, match_folders
 from raydae.images.scan import scan
@@ -152,6 +152,7 @@ def measure(args: Arguments, screen: Console) -> Measured:
     from raydae.models.model_file import load_model
 
     _, info = load_model(model, args.trust)
+    images: Sequence[ImageFile]
     if paired:
         name, images, unreadable = _find_pairs(args, screen)
     else:
@@ -237,7 +238,7 @@ def _check_pair_flags(args: Arguments) -> bool:
     return True
 
 
-def _find_pairs(args: Arguments, screen: Console) -> tuple[str, list[ImageFile], list[str]]:
+def _find_pairs(args: Arguments, screen: Console) -> tuple[str, Sequence[ImageFile], list[str]]:
     """Return the name of the pairs, an image for each noisy file, and a line on each other file.
 
     Raises:

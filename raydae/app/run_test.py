@@ -5,6 +5,7 @@ import json
 import shlex
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from rich.console import Console
 
 from raydae.app.console import counting, print_some
@@ -13,7 +14,8 @@ from raydae.app.tables import level_of, result_table
 from raydae.core.components import module_of
 from raydae.core.errors import UserError
 from raydae.core.storage import Folder
-from raydae.images.image_sets import ImageFile, subsample
+from raydae.images.image_sets import subsample
+from raydae.images.image_table import Images
 from raydae.training.checkpoints import Checkpoints
 from raydae.training.noisy_images import noisy_versions
 from raydae.training.run_folder import MODEL, Run, hash_of
@@ -50,7 +52,7 @@ def run_test(run: Run, workers: "Workers", screen: Console) -> None:
     show_results(run.folder, screen)
 
 
-def _score(run: Run, workers: "Workers", screen: Console) -> tuple[dict[str, Any], list[ImageFile]]:
+def _score(run: Run, workers: "Workers", screen: Console) -> tuple[dict[str, Any], Images]:
     """Return what `results.json` holds, and the test images that could be read."""
     from raydae.evaluation import overlap, scoring, tables
     from raydae.models.model_file import load_model
@@ -58,7 +60,7 @@ def _score(run: Run, workers: "Workers", screen: Console) -> tuple[dict[str, Any
     assert run.sets is not None
     model, images = run.folder.path_of(MODEL), run.sets.test
     # This process can start at once, but its memory must not run out: it holds the run's lock.
-    small = all(file.height * file.width <= SMALL_IMAGE for file in images)
+    small = bool((images.areas <= SMALL_IMAGE).all())
     device: Literal["cpu", "cuda"] = "cuda" if workers.gpus else "cpu"
     here = device if workers.dedicated and small else None
     with counting(screen, "testing") as progress:
@@ -92,17 +94,17 @@ def _score(run: Run, workers: "Workers", screen: Console) -> tuple[dict[str, Any
         "images": tables.to_records(scores),
     }
     names = {line.image for line in scores}
-    return results, [file for file in images if file.name in names]
+    return results, images.where(np.isin(images.names, list(names)))
 
 
-def _draw_samples(run: Run, tested: list[ImageFile]) -> bytes:
+def _draw_samples(run: Run, tested: Images) -> bytes:
     """Return `samples.png`: a few test images with the middle one of the noises."""
     from raydae.evaluation import panel
     from raydae.models.inference import Denoiser
     from raydae.models.model_file import load_model
 
     network, info = load_model(run.folder.path_of(MODEL), _trust(run))
-    shown = subsample(tuple(tested), SAMPLE_IMAGES)
+    shown = subsample(tested, SAMPLE_IMAGES)
     noises = run.config.evaluation_noises
     noise = noises[len(noises) // 2]
     images = [

@@ -31,7 +31,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from raydae.benchmark.step_timer import StepTimer
 from raydae.core.storage import Folder
-from raydae.images.image_sets import ImageFile, ImageSets
+from raydae.images.image_sets import ImageSets
+from raydae.images.image_table import Images
 from raydae.images.sources import find_images
 from raydae.models.inference import autocast, channels_last
 from raydae.models.networks import build
@@ -56,7 +57,7 @@ class Patches(Dataset[tuple[Tensor, Tensor]]):
     Items are (noisy, clean), float32 3xHxW on [0, 1].
     """
 
-    def __init__(self, images: tuple[ImageFile, ...], config: Config) -> None:
+    def __init__(self, images: Images, config: Config) -> None:
         self.images, self.size = images, config.data.patch_size
         self.per_image = config.data.patches_per_image
         self.sigma = config.noise.sigma_range or (25.0, 25.0)
@@ -90,9 +91,7 @@ class Batches(Dataset[dict[str, NDArray[Any]]]):
         return self.samples.block([range(first, first + self.batch_size)], self.batch_size)
 
 
-def plain(
-    config: Config, images: tuple[ImageFile, ...], device: torch.device, loaders: int
-) -> Iterator[None]:
+def plain(config: Config, images: Images, device: torch.device, loaders: int) -> Iterator[None]:
     """Train as tutorials do; yield after each step."""
     network = build(config.model).to(device).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=config.optim.lr)
@@ -116,9 +115,7 @@ def plain(
         yield
 
 
-def tricks(
-    config: Config, images: tuple[ImageFile, ...], device: torch.device, loaders: int
-) -> Iterator[None]:
+def tricks(config: Config, images: Images, device: torch.device, loaders: int) -> Iterator[None]:
     """Train by the same script with all that makes raydae fast; yield after each step."""
     torch.set_flush_denormal(True)
     cuda = device.type == "cuda"
@@ -150,9 +147,7 @@ def tricks(
         yield
 
 
-def limit(
-    config: Config, images: tuple[ImageFile, ...], device: torch.device, timer: StepTimer
-) -> None:
+def limit(config: Config, images: Images, device: torch.device, timer: StepTimer) -> None:
     """Train by raydae's own loop on a batch that is in memory, and time its steps."""
     sets = ImageSets("the benchmark's", images, images[:1], images[:1])
     # The epoch never ends, so that only steps are timed.
@@ -180,7 +175,7 @@ def limit(
 def measure(
     side: str,
     config: Config,
-    images: tuple[ImageFile, ...],
+    images: Images,
     device: torch.device,
     seconds: float,
     loaders: int,

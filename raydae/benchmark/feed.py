@@ -92,7 +92,7 @@ def stages(config: Config) -> dict[str, float]:
     """Return the microseconds a patch of each stage, on one core."""
     import torch
 
-    from raydae.images.image_sets import read_image
+    from raydae.images.image_file import read_image
     from raydae.noise.fixed_point import SCALE
 
     torch.set_num_threads(1)

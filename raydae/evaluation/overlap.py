@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from raydae.core.errors import UserError
-from raydae.images.image_sets import ImageFile
+from raydae.images.image_file import ImageFile
 from raydae.models.model_file import ModelInfo
 
 

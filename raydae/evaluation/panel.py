@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from raydae.core.pixels import to_uint8
 from raydae.evaluation.overlap import images_in
-from raydae.images.image_sets import ImageFile
+from raydae.images.image_file import ImageFile
 from raydae.metrics.psnr import psnr
 from raydae.models.inference import Denoiser
 from raydae.models.model_file import load_model

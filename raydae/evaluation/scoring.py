@@ -20,7 +20,7 @@ from raydae.core.errors import first_line
 from raydae.core.pixels import to_uint8
 from raydae.distributed.spread import spread
 from raydae.evaluation import classical
-from raydae.images.image_sets import ImageFile
+from raydae.images.image_file import ImageFile
 from raydae.metrics import METRICS
 from raydae.models.inference import Denoiser
 from raydae.models.model_file import load_model

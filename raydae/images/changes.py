@@ -3,17 +3,20 @@
 A file counts as unchanged if its size and its time are unchanged. Otherwise its pixels decide.
 """
 
-import dataclasses
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from raydae.core.errors import UserError, first_line
 from raydae.core.storage import Folder
 from raydae.images.bsds500 import find_copy
 from raydae.images.config import DataConfig, is_source
+from raydae.images.image_file import stamp_of
 from raydae.images.image_list import is_list, read_list
-from raydae.images.image_sets import SPLITS, ImageFile, ImageSets, stamp_of
+from raydae.images.image_sets import SPLITS, ImageSets
+from raydae.images.image_table import Images
 from raydae.images.listing import list_images
 from raydae.images.pair_checks import scan_pairs
 from raydae.images.pairs import Pair, list_pairs
@@ -21,6 +24,7 @@ from raydae.images.scan import scan
 from raydae.images.source import is_source_uri, list_source
 from raydae.images.sources import cluster_uri, pairs_folder
 
+NONE = Images.of([])
 GONE = -1
 """The size that is recorded for an image that was removed."""
 
@@ -29,17 +33,17 @@ GONE = -1
 class Changes:
     """What has changed."""
 
-    replaced: tuple[ImageFile, ...] = ()
+    replaced: Images = NONE
     """New records of images that have other pixels now."""
-    touched: tuple[ImageFile, ...] = ()
+    touched: Images = NONE
     """New records of images whose file is another, but whose pixels are the same."""
-    removed: tuple[ImageFile, ...] = ()
+    removed: Images = NONE
     """Records, with the size `GONE`, of images that are not there or cannot be read any more."""
     added: tuple[tuple[str, str], ...] = ()
     """(URI, name) of images that were not there."""
 
     def __bool__(self) -> bool:
-        return bool(self.replaced or self.removed or self.added)
+        return bool(len(self.replaced) or len(self.removed) or self.added)
 
 
 def find_changes(
@@ -57,31 +61,36 @@ def find_changes(
     Raises:
         UserError: the images cannot be listed.
     """
-    files = [file for split in SPLITS for file in getattr(sets, split)]
+    images = Images.concat([getattr(sets, split) for split in SPLITS])
     listed = _list(config)
+    uris = images.all_uris
     try:
         with ThreadPoolExecutor(16) as pool:  # most of the time is waiting for the storage
-            stamps = list(pool.map(lambda file: _stamp(file, listed), files))
+            stamps = list(pool.map(lambda uri: _stamp(uri, listed), uris))
     except OSError as error:
         raise UserError(
             f"the images cannot be compared with those that the run began with "
             f"({first_line(error)}); try again when they can be read"
         ) from None
-    suspects, removed = [], []
-    for file, stamp in zip(files, stamps, strict=True):
-        if stamp is None and file.size != GONE:
-            removed.append(file)
-        elif stamp is not None and stamp != file.stamps:
-            suspects.append(file)
+    size, modified = (np.array(values) for values in zip(*stamps, strict=True))
+    old_size, old_modified = images.stamps
+    missing = images.any_file(size == GONE)
+    differs = images.any_file((size != old_size) | (modified != old_modified)) & ~missing
+    present = old_size[: len(images)] != GONE
+    suspects = images.where(differs)
     now = _scan_again(suspects, progress)
-    found = {file.uri: file for file in now}
-    removed += [file for file in suspects if file.uri not in found and file.size != GONE]
+    unreadable = ~np.isin(suspects.uris, now.uris) & present[differs]
     before = {file.uri: file.hashes for file in suspects}
-    known = {*(uri for file in files for uri in file.uris), *sets.unused}
+    same = np.array([file.hashes == before[file.uri] for file in now], bool)
+    known = {*uris, *sets.unused}
     return Changes(
-        replaced=tuple(file for file in now if file.hashes != before[file.uri]),
-        touched=tuple(file for file in now if file.hashes == before[file.uri]),
-        removed=tuple(dataclasses.replace(file, size=GONE, modified=0.0) for file in removed),
+        replaced=now.where(~same),
+        touched=now.where(same),
+        removed=Images.of(
+            replace(file, size=GONE, modified=0.0)
+            for part in (images.where(missing & present), suspects.where(unreadable))
+            for file in part
+        ),
         added=tuple((uri, name) for uri, name in listed.items() if uri not in known),
     )
 
@@ -96,9 +105,14 @@ def accept_changes(sets: ImageSets, changes: Changes, patch_size: int) -> ImageS
         UserError: a validation or test image has the pixels of one that is or was trained on, or a
             training image is smaller than a patch.
     """
-    new = {file.uri: file for file in (*changes.replaced, *changes.touched, *changes.removed)}
+    new = {
+        file.uri: file
+        for part in (changes.replaced, changes.touched, changes.removed)
+        for file in part
+    }
     parts = {
-        split: tuple(new.get(file.uri, file) for file in getattr(sets, split)) for split in SPLITS
+        split: Images.of(new.get(file.uri, file) for file in getattr(sets, split))
+        for split in SPLITS
     }
     lost = {
         split: [
@@ -119,13 +133,13 @@ def accept_changes(sets: ImageSets, changes: Changes, patch_size: int) -> ImageS
                         f"{file.name}, which is not for training, and {trained[sha]} have the "
                         "same pixels now; restore the one that changed"
                     )
-    for file in parts["train"]:
-        if min(file.height, file.width) < patch_size:
-            raise UserError(
-                f"{file.name} is {file.width}x{file.height} now, smaller than a patch; restore it "
-                "or remove it"
-            )
-    return dataclasses.replace(
+    small = parts["train"].where(parts["train"].short_sides < patch_size)
+    if len(small):
+        raise UserError(
+            f"{small[0].name} is {small[0].width}x{small[0].height} now, smaller than a patch; "
+            "restore it or remove it"
+        )
+    return replace(
         sets,
         train=parts["train"],
         val=parts["val"],
@@ -140,11 +154,9 @@ def accept_changes(sets: ImageSets, changes: Changes, patch_size: int) -> ImageS
     )
 
 
-def _joined(
-    before: tuple[str, ...], lost: list[str], files: tuple[ImageFile, ...]
-) -> tuple[str, ...]:
+def _joined(before: tuple[str, ...], lost: list[str], images: Images) -> tuple[str, ...]:
     """Return all hashes of images that were replaced, without those that are there again."""
-    now = {sha for file in files for sha in file.hashes}
+    now = set(images.hashes)
     return tuple(sha for sha in dict.fromkeys([*before, *lost]) if sha not in now)
 
 
@@ -169,26 +181,25 @@ def _list(config: DataConfig) -> dict[str, str]:
     return dict(list_images(path if copy is None else str(copy.folder)))
 
 
-def _scan_again(
-    files: list[ImageFile], progress: Callable[[int, int], None] | None
-) -> list[ImageFile]:
+def _scan_again(images: Images, progress: Callable[[int, int], None] | None) -> Images:
     """Return new records of the images that can still be used, with all their noisy files."""
-    if not any(file.noisy for file in files):
-        return scan([(file.uri, file.name) for file in files], progress)[0]
+    if not len(images.noisy_files):
+        return scan(list(zip(images.uris, images.names, strict=True)), progress)[0]
     pairs = [
         Pair((file.uri, file.name), tuple((noisy.uri, noisy.name) for noisy in file.noisy))
-        for file in files
+        for file in images
     ]
-    number = {file.uri: len(file.noisy) for file in files}
+    number = {file.uri: len(file.noisy) for file in images}
     now, _ = scan_pairs(pairs, progress)
-    return [file for file in now if len(file.noisy) == number[file.uri]]
+    whole = [len(file.noisy) == number[file.uri] for file in now]
+    return now.where(np.array(whole, bool))
 
 
-def _stamp(file: ImageFile, listed: dict[str, str]) -> tuple[tuple[int, float], ...] | None:
-    """Return size and time of an image's files; none if one is not there."""
-    if is_source_uri(file.uri):
-        return file.stamps if file.uri in listed else None
+def _stamp(uri: str, listed: dict[str, str]) -> tuple[int, float]:
+    """Return size and time of a file; `GONE` if it is not there."""
+    if is_source_uri(uri):
+        return (0, 0.0) if uri in listed else (GONE, 0.0)
     try:
-        return tuple(map(stamp_of, file.uris))
+        return stamp_of(uri)
     except FileNotFoundError:
-        return None
+        return GONE, 0.0

@@ -1,70 +1,29 @@
-"""The images of a run: a record of each, their split into sets, and reading their pixels."""
+"""The images of a run, split into sets, and the file that records them."""
 
-import dataclasses
 import hashlib
 import io
-from collections.abc import Mapping
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from raydae.core.storage import split_path
-from raydae.images.pictures import read_rgb
-from raydae.images.source import is_source_uri, read_source_image
+from raydae.core.errors import first_line
+from raydae.images.image_file import ImageFile
+from raydae.images.image_table import SCHEMA, Images
 
 SPLITS = ("train", "val", "test")
-TEXTS = ("left_out", "unused", "replaced_train_hashes", "replaced_val_hashes")
-MAX_PIXELS = 2 * 10**8
-"""The largest number of pixels of an image: several are decoded at a time."""
-
-
-@dataclass(frozen=True)
-class NoisyFile:
-    """A record of a noisy picture of what an image shows; the fields are those of `ImageFile`."""
-
-    uri: str
-    name: str
-    sha256: str
-    size: int = 0
-    modified: float = 0.0
-
-
-@dataclass(frozen=True)
-class ImageFile:
-    """A record of an image that has been decoded once."""
-
-    uri: str
-    """A local path, a URI, or the URI of a data source's image; `read_image` reads it."""
-    name: str
-    height: int
-    width: int
-    sha256: str
-    """Hash of the decoded pixels, see `pixel_hash`. A lossless copy in any format has the same."""
-    size: int = 0
-    """Bytes of the file; 0 for an image of a data source."""
-    modified: float = 0.0
-    """When the file was last written, in seconds since 1970; 0 for an image of a data source."""
-    noisy: tuple[NoisyFile, ...] = ()
-    """Noisy pictures of the same size, if the user gave pairs."""
-
-    @property
-    def uris(self) -> tuple[str, ...]:
-        """The URIs of the image and of its noisy pictures."""
-        return self.uri, *(noisy.uri for noisy in self.noisy)
-
-    @property
-    def hashes(self) -> tuple[str, ...]:
-        """The hashes of the image and of its noisy pictures."""
-        return self.sha256, *(noisy.sha256 for noisy in self.noisy)
-
-    @property
-    def stamps(self) -> tuple[tuple[int, float], ...]:
-        """Size and time of the file, and of the files of its noisy pictures."""
-        own = (self.size, self.modified)
-        return own, *((noisy.size, noisy.modified) for noisy in self.noisy)
+_TEXTS = ("left_out", "unused", "replaced_train_hashes", "replaced_val_hashes")
+_FORMAT = 2
+_TABLE = pa.schema(
+    [
+        pa.field("use", pa.string(), nullable=False),  # a split, or one of _TEXTS
+        pa.field("text", pa.string()),  # of those
+        *(field.with_nullable(True) for field in SCHEMA),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -73,9 +32,9 @@ class ImageSets:
 
     source: str
     """Where the images come from, for messages."""
-    train: tuple[ImageFile, ...]
-    val: tuple[ImageFile, ...]
-    test: tuple[ImageFile, ...]
+    train: Images
+    val: Images
+    test: Images
     left_out: tuple[str, ...] = ()
     """One line for each image that is not used: its name and the reason."""
     unused: tuple[str, ...] = ()
@@ -85,71 +44,84 @@ class ImageSets:
     replaced_val_hashes: tuple[str, ...] = ()
     """Hashes of validation images, likewise."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the sets as nested dictionaries that JSON can represent."""
-        return dataclasses.asdict(self)
+    @classmethod
+    def of(
+        cls,
+        source: str,
+        train: Sequence[ImageFile],
+        val: Sequence[ImageFile],
+        test: Sequence[ImageFile],
+    ) -> "ImageSets":
+        """Return the sets of some records."""
+        return cls(source, Images.of(train), Images.of(val), Images.of(test))
+
+    def to_parquet(self) -> bytes:
+        """Return the sets as a Parquet file: a row for each image and for each text."""
+        parts = [
+            *(_rows(split, getattr(self, split).table) for split in SPLITS),
+            *(_rows(use, pa.table({"text": pa.array(getattr(self, use))})) for use in _TEXTS),
+        ]
+        table = pa.concat_tables(parts)
+        about = {"format": _FORMAT, "source": self.source, "sha256": _digest(self.source, table)}
+        file = io.BytesIO()
+        table = table.replace_schema_metadata({"raydae": json.dumps(about)})
+        pq.write_table(table, file, compression="zstd")
+        return file.getvalue()
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "ImageSets":
-        """Return the sets that `to_dict` made a dictionary of."""
-        sets = {split: tuple(map(_image_file, values[split])) for split in SPLITS}
-        texts = {name: tuple(values[name]) for name in TEXTS}
-        return cls(**{"source": values["source"], **sets, **texts})
+    def from_parquet(cls, data: bytes) -> "ImageSets":
+        """Return the sets that `to_parquet` was given.
+
+        Raises:
+            ValueError, LookupError, TypeError: the data is something else, or damaged.
+        """
+        try:
+            table = pq.read_table(io.BytesIO(data))
+        except (OSError, pa.ArrowException) as error:  # of the content, since it is in memory
+            raise ValueError(f"images.parquet is damaged ({first_line(error)})") from None
+        about = json.loads((table.schema.metadata or {})[b"raydae"])
+        if about["format"] != _FORMAT:
+            raise ValueError("images.parquet was written by another version of raydae")
+        if not table.schema.equals(_TABLE) or about["sha256"] != _digest(about["source"], table):
+            raise ValueError("images.parquet is damaged")
+        parts = {use: table.filter(pc.equal(table["use"], use)) for use in (*SPLITS, *_TEXTS)}
+        train, val, test = (Images(parts[split].select(SCHEMA.names)) for split in SPLITS)
+        texts: list[tuple[str, ...]] = [tuple(parts[use]["text"].to_pylist()) for use in _TEXTS]
+        return cls(str(about["source"]), train, val, test, *texts)
 
 
-def _image_file(values: Mapping[str, Any]) -> ImageFile:
-    noisy = tuple(NoisyFile(**file) for file in values.get("noisy", ()))
-    return ImageFile(**{**values, "noisy": noisy})
+def _digest(source: str, table: pa.Table) -> str:
+    """Return the hash of what the file says, which does not depend on how Parquet stores it."""
+    digest = hashlib.sha256(source.encode())
+    noisy = table["noisy"].combine_chunks()
+    shots = pa.Table.from_batches([pa.RecordBatch.from_struct_array(pc.list_flatten(noisy))])
+    columns = [pc.list_value_length(noisy), *table.drop_columns(["noisy"]), *shots]
+    for column in columns:
+        text = pa.types.is_string(column.type)
+        values = pc.fill_null(column, "\0" if text else -1)
+        if text:
+            digest.update("\n".join(values.to_pylist()).encode())
+        else:
+            digest.update(values.to_numpy().tobytes())
+    return digest.hexdigest()
 
 
-def pixel_hash(image: NDArray[np.uint8]) -> str:
-    """Return the first 128 bits of SHA-256 of an image's shape and RGB pixels, in hexadecimal.
-
-    Args:
-        image: uint8 H×W×3.
-    """
-    digest = hashlib.sha256(f"{image.shape[0]}x{image.shape[1]}:".encode())
-    digest.update(np.ascontiguousarray(image).data)
-    return digest.hexdigest()[:32]
-
-
-def read_image(uri: str) -> NDArray[np.uint8]:
-    """Read an image as RGB, uint8 H×W×3.
-
-    Args:
-        uri: A local path, a URI such as ``s3://bucket/a.png``, or the URI of a data source's image.
-
-    Raises:
-        OSError: The image cannot be read, or the file is not an image.
-        UserError: A data source cannot be imported, or returns something else than RGB.
-    """
-    if is_source_uri(uri):
-        return read_source_image(uri)
-    if "://" not in uri:
-        return read_rgb(Path(uri), MAX_PIXELS)
-    folder, name = split_path(uri)
-    file = io.BytesIO(folder.read(name))
-    file.name = uri  # for messages
-    return read_rgb(file, MAX_PIXELS)
+def _rows(use: str, table: pa.Table) -> pa.Table:
+    """Return rows of the file: the columns that a table has, the others null."""
+    n = len(table)
+    columns = [
+        pa.array([use] * n, pa.string())
+        if field.name == "use"
+        else table[field.name].cast(field.type)
+        if field.name in table.column_names
+        else pa.nulls(n, field.type)
+        for field in _TABLE
+    ]
+    return pa.table(columns, schema=_TABLE)
 
 
-def stamp_of(uri: str) -> tuple[int, float]:
-    """Return the size of an image's file in bytes, and when it was written, in seconds since 1970.
-
-    Both are 0 for an image of a data source, which has no file.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        OSError: The storage cannot be read.
-    """
-    if is_source_uri(uri):
-        return 0, 0.0
-    folder, name = split_path(uri)
-    return folder.stamp(name)
-
-
-def subsample(images: tuple[ImageFile, ...], number: int) -> tuple[ImageFile, ...]:
+def subsample(images: Images, number: int) -> Images:
     """Return `number` evenly spaced images. Return all if it is 0 or exceeds their count."""
     if number == 0 or number >= len(images):
         return images
-    return tuple(images[i * len(images) // number] for i in range(number))
+    return images.take([i * len(images) // number for i in range(number)])

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raydae.core.errors import first_line
-from raydae.images.image_sets import ImageFile, NoisyFile, pixel_hash, read_image, stamp_of
+from raydae.images.image_file import ImageFile, NoisyFile, pixel_hash, read_image, stamp_of
+from raydae.images.image_table import Images
 from raydae.images.pairs import Pair
 from raydae.images.reader import Keep
 
@@ -24,7 +25,7 @@ def scan_pairs(
     pairs: Sequence[Pair],
     progress: Callable[[int, int], None] | None = None,
     keep: Keep | None = None,
-) -> tuple[list[ImageFile], list[str]]:
+) -> tuple[Images, list[str]]:
     """Decode pairs, and check each noisy file against its clean one.
 
     Args:
@@ -45,7 +46,7 @@ def scan_pairs(
             left_out += lines
             if progress is not None:
                 progress(done, len(pairs))
-    return files, left_out
+    return Images.of(files), left_out
 
 
 def _inspect(pair: Pair, keep: Keep | None) -> tuple[ImageFile | None, list[str]]:

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from raydae.images.bsds500 import cache_folder
 from raydae.images.config import DataConfig
 from raydae.images.image_cache import ImageCache, cache_bytes
-from raydae.images.image_sets import ImageFile, NoisyFile, pixel_hash, read_image
+from raydae.images.image_file import ImageFile, NoisyFile, pixel_hash, read_image
+from raydae.images.image_table import Images
 from raydae.images.pixel_store import PixelStore, StoredImage, default_bytes
 
 Pixels = NDArray[np.uint8] | StoredImage
@@ -43,9 +44,9 @@ class Reader:
     """Of the run's training images, decoded."""
 
     @classmethod
-    def of(cls, config: DataConfig, images: tuple[ImageFile, ...]) -> "Reader":
+    def of(cls, config: DataConfig, images: Images) -> "Reader":
         """Return a reader of training images."""
-        total = sum(file.height * file.width * 3 * len(file.uris) for file in images)
+        total = 3 * int((images.areas * images.files).sum())
         return cls(config.cache, config.cache_gib, total)
 
     @property
@@ -129,7 +130,7 @@ class Filler:
                 store.put(file.sha256, image)
 
 
-def store_report(config: DataConfig, images: tuple[ImageFile, ...]) -> str | None:
+def store_report(config: DataConfig, images: Images) -> str | None:
     """Return what the user must know of the pixel store; none if all is well.
 
     Args:
@@ -139,7 +140,7 @@ def store_report(config: DataConfig, images: tuple[ImageFile, ...]) -> str | Non
     store = Reader.of(config, images).store
     if store is None or store.usable:
         return None
-    hashes = [sha for file in images for sha in file.hashes]
+    hashes = images.hashes
     held = sum(map(store.holds, hashes))
     why = store.problem or (
         f"{store.folder} is full, with {store.bytes / 2**30:.1f} of {store.max_bytes / 2**30:.1f} "

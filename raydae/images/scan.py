@@ -4,15 +4,18 @@ import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from raydae.images.image_sets import ImageFile, pixel_hash, read_image, stamp_of
+from raydae.images.image_file import ImageFile, pixel_hash, read_image, stamp_of
+from raydae.images.image_table import Images
 from raydae.images.reader import Keep
+
+PART = 1024  # images whose records are Python objects at a time
 
 
 def scan(
     images: Sequence[tuple[str, str]],
     progress: Callable[[int, int], None] | None = None,
     keep: Keep | None = None,
-) -> tuple[list[ImageFile], list[str]]:
+) -> tuple[Images, list[str]]:
     """Decode each image once.
 
     Args:
@@ -23,6 +26,7 @@ def scan(
     Returns:
         The images that can be decoded, in the order given, and one line for each of the others.
     """
+    parts: list[Images] = []
     files: list[ImageFile] = []
     unreadable: list[str] = []
     inspect = functools.partial(_inspect, keep=keep)
@@ -32,9 +36,12 @@ def scan(
                 files.append(result)
             else:
                 unreadable.append(result)
+            if len(files) == PART or done == len(images):
+                parts.append(Images.of(files))
+                files = []
             if progress is not None:
                 progress(done, len(images))
-    return files, unreadable
+    return Images.concat(parts), unreadable
 
 
 def _inspect(image: tuple[str, str], keep: Keep | None) -> ImageFile | str:

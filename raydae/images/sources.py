@@ -17,8 +17,10 @@ from raydae.core.storage import Folder
 from raydae.images import bsds500, synthetic
 from raydae.images.bsds500_download import DownloadError, download
 from raydae.images.config import DataConfig, Protocol, is_source
+from raydae.images.image_file import ImageFile, NoisyFile
 from raydae.images.image_list import is_list, list_table
-from raydae.images.image_sets import SPLITS, ImageFile, ImageSets, NoisyFile
+from raydae.images.image_sets import SPLITS, ImageSets
+from raydae.images.image_table import Images
 from raydae.images.listing import Listing, by_folder, by_hash, by_source, list_images
 from raydae.images.pair_checks import scan_pairs
 from raydae.images.pairs import list_pairs, split_pairs
@@ -63,7 +65,8 @@ def find_images(
 
         listed = [image for split in SPLITS for image in listings[split]]
         files, left_out = scan(listed, progress, keep)
-    sets = {split: [file for file in files if split_of[file.uri] == split] for split in SPLITS}
+    splits = np.array([split_of[uri] for uri in files.uris], dtype=object)
+    sets = {split: files.where(splits == split) for split in SPLITS}
     sets["train"], too_small = _exclude_small(sets["train"], config)
     sets["train"], duplicates = _exclude_duplicates(sets)
     for split, use in (("train", "training"), ("val", "validation"), ("test", "testing")):
@@ -71,14 +74,14 @@ def find_images(
             reasons = [*duplicates, *too_small, *left_out] if split == "train" else left_out
             reason = f"; {reasons[0]}" if reasons else ""
             raise UserError(f"{source} has no usable image for {use}{reason}")
-    used = {uri for split in SPLITS for file in sets[split] for uri in file.uris}
+    used = {uri for images in sets.values() for uri in images.all_uris}
     return ImageSets(
         source=source,
         left_out=(*left_out, *too_small, *duplicates),
         unused=tuple(uri for uri in split_of if uri not in used),
-        train=tuple(sets["train"]),
-        val=tuple(sets["val"]),
-        test=tuple(sets["test"]),
+        train=sets["train"],
+        val=sets["val"],
+        test=sets["test"],
     )
 
 
@@ -95,7 +98,7 @@ def pairs_folder(path: str | None) -> str:
 
 def _find_pairs(
     config: DataConfig, pairs: str, progress: Callable[[int, int], None] | None, filler: Filler
-) -> tuple[str, dict[str, str], list[ImageFile], list[str]]:
+) -> tuple[str, dict[str, str], Images, list[str]]:
     """Return the name of pairs, the split of each file's URI, the images, and what is left out.
 
     A URI that is in no split has an empty one.
@@ -274,38 +277,36 @@ def _bsds500(root: Folder) -> dict[str, Listing]:
     return by_folder([(root.path_of(name), name) for name in bsds500.manifest()])
 
 
-def _exclude_small(files: list[ImageFile], config: DataConfig) -> tuple[list[ImageFile], list[str]]:
+def _exclude_small(images: Images, config: DataConfig) -> tuple[Images, list[str]]:
     """Return the training images that are at least as large as a patch, and a line on each other.
 
     Raises:
         UserError: There are smaller ones, and the configuration says that this is an error.
     """
     size = config.patch_size
-    small = [file for file in files if min(file.height, file.width) < size]
-    if small and config.small_images == "error":
+    fits = images.short_sides >= size
+    small = images.where(~fits)
+    if len(small) and config.small_images == "error":
         raise UserError(
             f"{small[0].name} is {small[0].width}x{small[0].height}, smaller than a patch of "
             f"{size}x{size}, as are {len(small) - 1} more; lower --data.patch-size, or leave such "
             "images out with --data.small-images skip"
         )
-    return [file for file in files if min(file.height, file.width) >= size], [
+    return images.where(fits), [
         f"{file.name}: {file.width}x{file.height}, smaller than a patch" for file in small
     ]
 
 
-def _exclude_duplicates(
-    sets: Mapping[str, list[ImageFile]],
-) -> tuple[list[ImageFile], list[str]]:
+def _exclude_duplicates(sets: Mapping[str, Images]) -> tuple[Images, list[str]]:
     """Return the training images that are not also in val or test, and a line on each other."""
-    others = {
-        sha: file.name for split in ("val", "test") for file in sets[split] for sha in file.hashes
-    }
-    same = {
-        file.uri: next((others[sha] for sha in file.hashes if sha in others), None)
-        for file in sets["train"]
-    }
-    return [file for file in sets["train"] if same[file.uri] is None], [
-        f"{file.name}: not used for training, same pixels as {same[file.uri]} in val or test"
-        for file in sets["train"]
-        if same[file.uri] is not None
+    train = sets["train"]
+    others = Images.concat([sets["val"], sets["test"]])
+    again = train.with_pixels_of(others)
+    repeated = train.where(again)
+    originals = others.where(others.with_pixels_of(repeated))
+    name_of = {sha: file.name for file in originals for sha in file.hashes}
+    return train.where(~again), [
+        f"{file.name}: not used for training, same pixels as "
+        f"{next(name_of[sha] for sha in file.hashes if sha in name_of)} in val or test"
+        for file in repeated
     ]

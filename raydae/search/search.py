@@ -1,6 +1,6 @@
 """A search with Ray Tune: each trial is a run of the ordinary training loop.
 
-    FOLDER/RUN/config.json, images.json, search.json    what all trials share
+    FOLDER/RUN/config.json, images.parquet, search.json    what all trials share
     FOLDER/RUN/trials/007.json, trials/007/             a trial: its settings and end; its run
     FOLDER/RUN/trials.csv, best.json, model.safetensors, search.png
 

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from raydae.core.errors import UserError
 from raydae.core.storage import Folder
-from raydae.images.image_sets import ImageFile, ImageSets, subsample
+from raydae.images.image_file import ImageFile
+from raydae.images.image_sets import ImageSets, subsample
 from raydae.models.inference import Denoiser
 from raydae.models.model_file import load_model
 from raydae.models.networks import build

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from raydae.images.image_sets import ImageFile, read_image
+from raydae.images.image_file import ImageFile, read_image
 from raydae.noise.evaluation import PairNoise, TestNoise
 
 

@@ -1,7 +1,7 @@
 """A run's folder: its configuration, its images, and what it has written.
 
     config.json         the configuration          history.jsonl   a line for each epoch
-    images.json         the images and their use   results.json    the test table
+    images.parquet         the images and their use   results.json    the test table
     checkpoints/        see `checkpoints`          .lock           held by the driver while it lives
 
 Nothing that is intact is deleted or replaced by something else: a run that cannot be resumed is
@@ -19,7 +19,7 @@ from raydae.core.errors import UserError, first_line
 from raydae.core.lock import move_aside, unusable
 from raydae.core.storage import Folder
 from raydae.images.image_sets import ImageSets
-from raydae.training.checkpoints import Checkpoints, TrainState, hash_of_values
+from raydae.training.checkpoints import Checkpoints, TrainState
 from raydae.training.config import Config, differences
 from raydae.training.schedule import Schedule
 
@@ -68,7 +68,7 @@ class Run:
         try:
             if self.restarted:
                 notes = (*notes, f"the earlier run is in {move_aside(self.folder)} now")
-            self.folder.write("images.json", pack_images(sets))
+            self.folder.write("images.parquet", sets.to_parquet())
             write_first()
             self.folder.write("config.json", _json(self.config.to_dict()))
         except OSError as error:
@@ -94,7 +94,7 @@ def open_run(folder: Folder, config: Config, restart: bool = False, kind: str = 
         if restart or not is_run:
             return Run(folder, config, None, TrainState(), restarted=restart and is_run)
         old = Config.from_dict(json.loads(folder.read("config.json")))
-        sets = unpack_images(folder.read("images.json"))
+        sets = ImageSets.from_parquet(folder.read("images.parquet"))
     except OSError as error:
         raise unusable(folder, error) from None
     except (ValueError, LookupError, TypeError) as error:
@@ -143,12 +143,12 @@ def _holds_run(folder: Folder, kind: str, restart: bool) -> bool:
     """
     # A dot: the lock, or half a file that a killed process left.
     files = {name for name in folder.files() if not name.startswith(".")}
-    missing = {"config.json", "images.json"} - files
+    missing = {"config.json", "images.parquet"} - files
     if not missing:
         if ("search.json" in files) != (kind == "search"):
             raise UserError(f"{folder.name} is not a {kind}; choose another --name")
         return True
-    begun = {"images.json", "search.json"} if kind == "search" else {"images.json"}
+    begun = {"images.parquet", "search.json"} if kind == "search" else {"images.parquet"}
     folders = {name for name in folder.folders() if not name.startswith(".")}
     if not files - begun and not folders:
         return False
@@ -196,26 +196,6 @@ def _read_results(folder: Folder, config: Config) -> tuple[dict[str, Any] | None
     if hash_of(model) != model_hash:
         return None, (f"{MODEL} is damaged; it is written again from the newest checkpoint",)
     return results, ()
-
-
-def pack_images(sets: ImageSets) -> bytes:
-    """Return the content of `images.json`, which begins with the hash of the rest."""
-    values = sets.to_dict()
-    return _json({"sha256": hash_of_values(values), **values})
-
-
-def unpack_images(data: bytes) -> ImageSets:
-    """Return the sets that `pack_images` was given.
-
-    Raises:
-        ValueError, LookupError, TypeError: the data is something else, or damaged.
-    """
-    values = json.loads(data)
-    if "sha256" not in values:
-        raise ValueError("images.json was written by another version of raydae")
-    if values.pop("sha256") != hash_of_values(values):
-        raise ValueError("images.json is damaged")
-    return ImageSets.from_dict(values)
 
 
 def read_history(folder: Folder) -> list[dict[str, Any]]:

@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 from raydae.core.errors import UserError
 from raydae.core.random_numbers import SAMPLE, Generators, generator
 from raydae.core.toolchain import can_build_kernels
-from raydae.images.image_sets import ImageFile, NoisyFile
+from raydae.images.image_file import ImageFile, NoisyFile
+from raydae.images.image_table import Images
 from raydae.images.pixel_store import DamagedError, StoredImage
 from raydae.images.reader import Pixels, Reader
 from raydae.noise.batch import BatchNoise
@@ -56,7 +57,7 @@ class UnreadableError(OSError):
 class Samples:
     """Computes samples. Picklable and small: images are opened when they are needed."""
 
-    images: tuple[ImageFile, ...]
+    images: Images
     reader: Reader
     seed: int
     noise: "BatchNoise | UserNoise"
@@ -73,7 +74,7 @@ class Samples:
     """The part of the samples that have the noise of their image's noisy files; 0: no pairs."""
 
     @classmethod
-    def of(cls, config: Config, images: tuple[ImageFile, ...], gpu: bool = False) -> "Samples":
+    def of(cls, config: Config, images: Images, gpu: bool = False) -> "Samples":
         """Return the samples of a configuration on some training images.
 
         Args:
@@ -118,8 +119,7 @@ class Samples:
         in_pass = len(self.images) * (self.patches_per_image // self.crops_per_visit)
         if not self.by_area:
             return Visits(self.seed, len(self.images), in_pass)
-        areas = np.array([file.height * file.width for file in self.images], np.float64)
-        return Visits.by_area(self.seed, areas, in_pass)
+        return Visits.by_area(self.seed, self.images.areas.astype(np.float64), in_pass)
 
     def block(self, shards: Sequence[range], rows: int) -> dict[str, NDArray[Any]]:
         """Return the samples of some shards, one after the other, each filled up with padding.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from raydae.core.errors import UserError
 from raydae.core.pixels import to_uint8
-from raydae.images.image_sets import ImageFile
+from raydae.images.image_file import ImageFile
 from raydae.metrics import METRICS
 from raydae.models.inference import Denoiser
 from raydae.noise.evaluation import TestNoise

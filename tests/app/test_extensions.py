@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from raydae.images.image_sets import ImageSets
 from tests.app.test_jobs import ROOT, assert_same_run, finish, wait_for
 from tests.conftest import draw
 
@@ -82,8 +83,8 @@ def test_a_run_records_its_components(trained: Path) -> None:
     assert config["optim"]["optimizer_options"] == {"beta": 0.8}
     history = [json.loads(line) for line in (trained / "history.jsonl").read_text().splitlines()]
     assert all(line["val_mae"] > 0 for line in history)
-    sets = json.loads((trained / "images.json").read_text())
-    assert len(sets["train"]) + len(sets["val"]) + len(sets["test"]) == 10
+    sets = ImageSets.from_parquet((trained / "images.parquet").read_bytes())
+    assert len(sets.train) + len(sets.val) + len(sets.test) == 10
 
 
 def test_killed_and_resumed_bit_for_bit(folder: Path, trained: Path) -> None:

@@ -132,7 +132,7 @@ def test_a_run_leaves_what_it_promises(one_worker: Path) -> None:
         for path in one_worker.iterdir()
     }
     assert {
-        *("config.json", "images.json", "history.jsonl", "checkpoints", "events"),
+        *("config.json", "images.parquet", "history.jsonl", "checkpoints", "events"),
         *("model.safetensors", "last.safetensors", "samples.png", "results.json"),
     } <= names
     lines = [json.loads(line) for line in (one_worker / "history.jsonl").read_text().splitlines()]

@@ -10,7 +10,7 @@ from rich.console import Console
 from raydae.app.run_images import images_of_run
 from raydae.core.errors import UserError
 from raydae.core.storage import Folder
-from raydae.images.image_sets import pixel_hash
+from raydae.images.image_file import pixel_hash
 from raydae.training.checkpoints import TrainState
 from raydae.training.config import Config
 from raydae.training.model_of_run import model_of_run

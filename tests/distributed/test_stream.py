@@ -21,6 +21,7 @@ from raydae.distributed.stream import (
     stream_shards,
 )
 from raydae.images.image_sets import ImageSets
+from raydae.images.image_table import Images
 from raydae.training.checkpoints import Checkpoints, TrainState
 from raydae.training.config import Config
 from raydae.training.samples import Samples
@@ -119,7 +120,7 @@ def test_larger_patches_make_blocks_of_no_more_bytes(stream: Stream) -> None:
 
 
 def test_what_goes_wrong_in_a_task_is_told(stream: Stream, tmp_path: Path) -> None:
-    gone = tuple(
+    gone = Images.of(
         dataclasses.replace(file, uri=str(tmp_path / file.name)) for file in stream.samples.images
     )
     lost = dataclasses.replace(stream, samples=dataclasses.replace(stream.samples, images=gone))

@@ -10,7 +10,8 @@ import ray
 from raydae.distributed.spread import spread
 from raydae.distributed.start import start_ray
 from raydae.evaluation.scoring import evaluate, score_image
-from raydae.images.image_sets import ImageSets, read_image
+from raydae.images.image_file import read_image
+from raydae.images.image_sets import ImageSets
 from raydae.metrics.psnr import psnr
 from raydae.noise.evaluation import EvaluationNoise, evaluation_noise
 

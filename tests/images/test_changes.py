@@ -12,7 +12,9 @@ from raydae.core.errors import UserError
 from raydae.images import changes
 from raydae.images.changes import Changes, accept_changes, find_changes
 from raydae.images.config import DataConfig
-from raydae.images.image_sets import ImageSets, pixel_hash
+from raydae.images.image_file import pixel_hash
+from raydae.images.image_sets import ImageSets
+from raydae.images.image_table import Images
 from raydae.images.sources import find_images
 from tests.conftest import draw, draw_folder, draw_noisy, draw_pairs
 
@@ -32,16 +34,16 @@ def images(config: DataConfig) -> Path:
     return Path(config.path or "")
 
 
-def names(files: tuple[object, ...]) -> list[str]:
-    return [file.name for file in files]  # type: ignore[attr-defined]
+def names(images: Images) -> list[str]:
+    return list(images.names)
 
 
 def test_nothing_is_decoded_where_nothing_changed(
     config: DataConfig, sets: ImageSets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def scan(images: list[object], progress: object) -> tuple[list[object], list[object]]:
+    def scan(images: list[object], progress: object) -> tuple[Images, list[object]]:
         assert not images
-        return [], []
+        return Images.of([]), []
 
     monkeypatch.setattr(changes, "scan", scan)
     assert find_changes(sets, config) == Changes()
@@ -67,7 +69,7 @@ def test_replaced_removed_added_and_touched(
     assert now.replaced_train_hashes == (sets.train[0].sha256,)
     assert now.left_out == ("val/new.png: added after the run began",)
     assert find_changes(now, config) == Changes()
-    assert ImageSets.from_dict(now.to_dict()) == now
+    assert ImageSets.from_parquet(now.to_parquet()) == now
 
     Image.fromarray(draw(3)).save(images / "train" / "003.png")  # it is back
     back = find_changes(now, config)

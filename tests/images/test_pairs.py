@@ -13,7 +13,8 @@ from raydae.core.errors import UserError
 from raydae.core.storage import Folder
 from raydae.images.changes import find_changes
 from raydae.images.config import DataConfig
-from raydae.images.image_sets import ImageFile, ImageSets, pixel_hash
+from raydae.images.image_file import ImageFile, pixel_hash
+from raydae.images.image_sets import ImageSets
 from raydae.images.pair_checks import find_shift, scan_pairs
 from raydae.images.pairs import Pair, list_pairs, match_folders, split_pairs
 from raydae.images.sources import find_images
@@ -191,17 +192,13 @@ def test_one_bad_shot_does_not_cost_the_others(tmp_path: Path) -> None:
         assert [noisy.name[1:] for noisy in file.noisy] == ["_0.png", "_1.png"]
 
 
-def test_the_record_holds_the_noisy_files_and_survives_a_dictionary(tmp_path: Path) -> None:
+def test_the_record_holds_the_noisy_files_and_survives_a_file(tmp_path: Path) -> None:
     sets = find(draw_pairs(tmp_path / "pairs"))
     for file in every(sets):
         number = int(Path(file.name).stem)
         assert file.hashes == (pixel_hash(draw(number)), pixel_hash(draw_noisy(number)))
         assert file.noisy[0].size == Path(file.noisy[0].uri).stat().st_size > 0
-    assert ImageSets.from_dict(sets.to_dict()) == sets
-    old = sets.to_dict()
-    for file in old["train"]:
-        del file["noisy"]
-    assert ImageSets.from_dict(old).train[0].noisy == ()
+    assert ImageSets.from_parquet(sets.to_parquet()) == sets
 
 
 def test_folders_of_splits_are_found_on_either_side_of_noisy_and_clean(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from raydae.images.image_sets import pixel_hash
+from raydae.images.image_file import pixel_hash
 from raydae.images.pixel_store import BLOCK, DRAFT, DamagedError, PixelStore, default_bytes
 from tests.conftest import draw
 

@@ -9,7 +9,8 @@ from raydae.core.errors import UserError
 from raydae.images import reader
 from raydae.images.config import DataConfig
 from raydae.images.image_cache import ImageCache
-from raydae.images.image_sets import ImageSets, read_image
+from raydae.images.image_file import read_image
+from raydae.images.image_sets import ImageSets
 from raydae.images.pixel_store import StoredImage
 from raydae.images.reader import Reader, store_report
 from raydae.images.sources import find_images

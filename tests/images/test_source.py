@@ -1,6 +1,5 @@
 """A run can use a data source of the user's own like a folder of images."""
 
-import json
 import subprocess
 import sys
 from dataclasses import asdict
@@ -12,7 +11,8 @@ import pytest
 
 from raydae.core.errors import UserError
 from raydae.images.config import DataConfig, is_source
-from raydae.images.image_sets import ImageSets, pixel_hash, read_image
+from raydae.images.image_file import pixel_hash, read_image
+from raydae.images.image_sets import ImageSets
 from raydae.images.scan import scan
 from raydae.images.source import list_source
 from raydae.images.sources import evaluation_images, find_images
@@ -79,11 +79,11 @@ def test_some_images_may_be_left_to_their_hash(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_uri_holds_all_that_reading_needs() -> None:
     sets = find("Waves", height=32, number=40)
-    assert ImageSets.from_dict(json.loads(json.dumps(sets.to_dict()))) == sets
+    assert ImageSets.from_parquet(sets.to_parquet()) == sets
     file = sets.train[0]
     assert file.uri.startswith(f"source:{HERE}:Waves?")
     assert "://" not in file.uri
-    program = f"from raydae.images.image_sets import *; print(pixel_hash(read_image({file.uri!r})))"
+    program = f"from raydae.images.image_file import *; print(pixel_hash(read_image({file.uri!r})))"
     fresh = subprocess.run(
         [sys.executable, "-c", program],
         check=True,

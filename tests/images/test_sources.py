@@ -15,15 +15,17 @@ from raydae.images import bsds500 as data
 from raydae.images import sources
 from raydae.images.bsds500_download import DownloadError
 from raydae.images.config import DataConfig
-from raydae.images.image_sets import ImageSets, pixel_hash, read_image, subsample
+from raydae.images.image_file import pixel_hash, read_image
+from raydae.images.image_sets import ImageSets, subsample
+from raydae.images.image_table import Images
 from raydae.images.listing import list_images
 from raydae.images.scan import scan
 from raydae.images.sources import evaluation_images, find_images
 from tests.conftest import draw, draw_folder
 
 
-def names(files: tuple[object, ...]) -> set[str]:
-    return {file.name for file in files}  # type: ignore[attr-defined]
+def names(images: Images) -> set[str]:
+    return set(images.names)
 
 
 def find(path: Path, **settings: object) -> ImageSets:
@@ -40,7 +42,7 @@ def test_split_folders_are_taken_as_they_are(pictures: Path) -> None:
 
 def test_the_sets_survive_a_dictionary(pictures: Path) -> None:
     sets = find(pictures)
-    assert ImageSets.from_dict(sets.to_dict()) == sets
+    assert ImageSets.from_parquet(sets.to_parquet()) == sets
 
 
 def test_a_plain_folder_is_split_by_names_and_adding_images_moves_none(tmp_path: Path) -> None:

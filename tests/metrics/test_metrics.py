@@ -6,7 +6,7 @@ import pytest
 from raydae.core.pixels import to_uint8
 from raydae.core.storage import Folder
 from raydae.images import bsds500 as data
-from raydae.images.image_sets import read_image
+from raydae.images.image_file import read_image
 from raydae.images.sources import cbsd68
 from raydae.metrics.psnr import psnr
 from raydae.metrics.ssim import ssim

@@ -135,7 +135,7 @@ def test_a_stop_says_how_to_resume(number: int, photographs: Path, tmp_path: Pat
     words = ["--storage", tmp_path, "--data", photographs, *SETTINGS, "--num-samples", "2"]
     words += ["--max-epochs", "1000"]
     process = job("tune", *words)
-    wait_for(lambda: list(tmp_path.glob("*/trials/*/images.json")), "a trial")
+    wait_for(lambda: list(tmp_path.glob("*/trials/*/images.parquet")), "a trial")
     process.send_signal(number)
     began = time.monotonic()
     output = finish(process, 128 + number)

@@ -13,7 +13,9 @@ from torch import nn
 from torch.nn import functional
 
 from raydae.core.storage import Folder
-from raydae.images.image_sets import ImageSets, read_image
+from raydae.images.image_file import read_image
+from raydae.images.image_sets import ImageSets
+from raydae.images.image_table import Images
 from raydae.models.model_file import load_model
 from raydae.models.weights import unpack
 from raydae.noise.config import NOISES
@@ -352,7 +354,7 @@ def test_unreadable_images_are_named(config: Config, sets: ImageSets, tmp_path: 
     import dataclasses
 
     gone[2] = dataclasses.replace(gone[2], uri=str(tmp_path / "gone.png"))
-    sets = dataclasses.replace(sets, train=tuple(gone))
+    sets = dataclasses.replace(sets, train=Images.of(gone))
     assert run(config, sets, tmp_path) == Outcome("finished")
     found = Checkpoints(Folder.of(tmp_path)).latest()
     assert found is not None

@@ -10,7 +10,9 @@ import torch
 from PIL import Image
 
 from raydae.core.errors import UserError
-from raydae.images.image_sets import ImageSets, read_image
+from raydae.images.image_file import read_image
+from raydae.images.image_sets import ImageSets
+from raydae.images.image_table import Images
 from raydae.images.sources import find_images
 from raydae.metrics.psnr import psnr
 from raydae.models.weights import unpack
@@ -183,7 +185,8 @@ def test_a_noisy_file_that_is_gone_changes_only_its_own_samples(
     file = sets.train[2]
     gone = dataclasses.replace(file.noisy[1], uri="/nowhere.png")
     noisy = (file.noisy[0], gone, file.noisy[2])
-    images = (*sets.train[:2], dataclasses.replace(file, noisy=noisy), *sets.train[3:])
+    files = [*sets.train[:2], dataclasses.replace(file, noisy=noisy), *sets.train[3:]]
+    images = Images.of(files)
     block = Samples.of(config, images).block([range(96)], 96)
     changed = (block["noisy"] != before["noisy"]).any(axis=(1, 2, 3))
     assert 0 < changed.sum() < 12

@@ -299,7 +299,7 @@ def test_a_claim_without_a_run_leaves_nothing(folder: Folder) -> None:
 
 def test_a_run_that_cannot_be_read(folder: Folder, config: Config) -> None:
     folder.write("config.json", b"{")  # the words of a file that was written by hand
-    folder.write("images.json", b"{}")
+    folder.write("images.parquet", b"{}")
     with pytest.raises(UserError, match="no run that can be read"):
         open_run(folder, config)
 
@@ -380,7 +380,7 @@ def test_what_a_killed_process_left_is_no_obstacle(
     (tmp_path / ".config.json.1234.tmp").write_text("{")
     (tmp_path / ".tune").mkdir()
     folder.write("search.json", b"{}")
-    folder.write("images.json", b"{")
+    folder.write("images.parquet", b"{")
     assert open_run(folder, config, kind="search").sets is None
     run = open_run(folder, config, kind="search").begin(sets)
     assert open_run(folder, config, kind="search").sets == sets

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from raydae.core.errors import UserError
 from raydae.images import reader
 from raydae.images.image_cache import ImageCache
-from raydae.images.image_sets import ImageSets, read_image
+from raydae.images.image_file import read_image
+from raydae.images.image_sets import ImageSets
+from raydae.images.image_table import Images
 from raydae.images.sources import find_images
 from raydae.noise.config import NOISES
 from raydae.noise.fixed_point import SCALE
@@ -134,7 +136,9 @@ def test_an_unreadable_image_is_replaced_and_no_other_sample_changes(tmp_path: P
     before = samples.block([range(256)], 256)
     # Another path to the same images, so that the cache of decoded ones is no help.
     moved = tmp_path.rename(tmp_path.with_name("moved"))
-    files = tuple(dataclasses.replace(file, uri=str(moved / file.name)) for file in samples.images)
+    files = Images.of(
+        dataclasses.replace(file, uri=str(moved / file.name)) for file in samples.images
+    )
     Path(files[3].uri).write_bytes(Path(files[3].uri).read_bytes()[:200])
     after = dataclasses.replace(samples, images=files).block([range(256)], 256)
 
@@ -150,7 +154,7 @@ def test_an_unreadable_image_is_replaced_and_no_other_sample_changes(tmp_path: P
 def test_each_unreadable_image_is_reported_where_others_follow_it(
     samples: Samples, tmp_path: Path
 ) -> None:
-    gone = tuple(
+    gone = Images.of(
         dataclasses.replace(f, uri=str(tmp_path / f.name)) if number < 7 else f
         for number, f in enumerate(samples.images)
     )
@@ -159,7 +163,7 @@ def test_each_unreadable_image_is_reported_where_others_follow_it(
 
 
 def test_no_readable_image_at_all_is_an_error(samples: Samples, tmp_path: Path) -> None:
-    gone = tuple(dataclasses.replace(f, uri=str(tmp_path / f.name)) for f in samples.images)
+    gone = Images.of(dataclasses.replace(f, uri=str(tmp_path / f.name)) for f in samples.images)
     with pytest.raises(UnreadableError, match="none of the 8"):
         dataclasses.replace(samples, images=gone).block([range(2)], 2)
 
@@ -326,7 +330,7 @@ def test_a_damaged_block_is_made_again(config: Config, sets: ImageSets, tmp_path
 def test_an_image_that_changed_is_not_put_into_the_store_as_the_old_one(
     config: Config, sets: ImageSets, tmp_path: Path
 ) -> None:
-    images = tuple(dataclasses.replace(file, sha256="00" * 16) for file in sets.train)
+    images = Images.of(dataclasses.replace(file, sha256="00" * 16) for file in sets.train)
     samples = Samples.of(config.override({"data.cache": str(tmp_path)}), images)
     samples.block([range(16)], 16)
     assert not list(tmp_path.glob("??/*"))

@@ -1,0 +1,108 @@
+"""The record of an image, and reading its pixels."""
+
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raydae.core.storage import split_path
+from raydae.images.pictures import read_rgb
+from raydae.images.source import is_source_uri, read_source_image
+
+MAX_PIXELS = 2 * 10**8
+"""The largest number of pixels of an image: several are decoded at a time."""
+
+
+@dataclass(frozen=True)
+class NoisyFile:
+    """A record of a noisy picture of what an image shows; the fields are those of `ImageFile`."""
+
+    uri: str
+    name: str
+    sha256: str
+    size: int = 0
+    modified: float = 0.0
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """A record of an image that has been decoded once."""
+
+    uri: str
+    """A local path, a URI, or the URI of a data source's image; `read_image` reads it."""
+    name: str
+    height: int
+    width: int
+    sha256: str
+    """Hash of the decoded pixels, see `pixel_hash`. A lossless copy in any format has the same."""
+    size: int = 0
+    """Bytes of the file; 0 for an image of a data source."""
+    modified: float = 0.0
+    """When the file was last written, in seconds since 1970; 0 for an image of a data source."""
+    noisy: tuple[NoisyFile, ...] = ()
+    """Noisy pictures of the same size, if the user gave pairs."""
+
+    @property
+    def uris(self) -> tuple[str, ...]:
+        """The URIs of the image and of its noisy pictures."""
+        return self.uri, *(noisy.uri for noisy in self.noisy)
+
+    @property
+    def hashes(self) -> tuple[str, ...]:
+        """The hashes of the image and of its noisy pictures."""
+        return self.sha256, *(noisy.sha256 for noisy in self.noisy)
+
+    @property
+    def stamps(self) -> tuple[tuple[int, float], ...]:
+        """Size and time of the file, and of the files of its noisy pictures."""
+        own = (self.size, self.modified)
+        return own, *((noisy.size, noisy.modified) for noisy in self.noisy)
+
+
+def pixel_hash(image: NDArray[np.uint8]) -> str:
+    """Return the first 128 bits of SHA-256 of an image's shape and RGB pixels, in hexadecimal.
+
+    Args:
+        image: uint8 H×W×3.
+    """
+    digest = hashlib.sha256(f"{image.shape[0]}x{image.shape[1]}:".encode())
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()[:32]
+
+
+def read_image(uri: str) -> NDArray[np.uint8]:
+    """Read an image as RGB, uint8 H×W×3.
+
+    Args:
+        uri: A local path, a URI such as ``s3://bucket/a.png``, or the URI of a data source's image.
+
+    Raises:
+        OSError: The image cannot be read, or the file is not an image.
+        UserError: A data source cannot be imported, or returns something else than RGB.
+    """
+    if is_source_uri(uri):
+        return read_source_image(uri)
+    if "://" not in uri:
+        return read_rgb(Path(uri), MAX_PIXELS)
+    folder, name = split_path(uri)
+    file = io.BytesIO(folder.read(name))
+    file.name = uri  # for messages
+    return read_rgb(file, MAX_PIXELS)
+
+
+def stamp_of(uri: str) -> tuple[int, float]:
+    """Return the size of an image's file in bytes, and when it was written, in seconds since 1970.
+
+    Both are 0 for an image of a data source, which has no file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        OSError: The storage cannot be read.
+    """
+    if is_source_uri(uri):
+        return 0, 0.0
+    folder, name = split_path(uri)
+    return folder.stamp(name)
