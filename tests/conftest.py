@@ -3,6 +3,7 @@
 import json
 import logging
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from http.client import HTTPException
@@ -86,6 +87,17 @@ def draw_pairs(folder: Path, number: int = 10) -> Path:
         for i in range(number):
             Image.fromarray(picture(i)).save(folder / name / f"{i:03}.png")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def user_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let tests leave nothing in the user's folder for caches; pytest's processes share one."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(base / "cache"))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -22,10 +22,11 @@ from raydae.core.errors import UserError
 from raydae.core.storage import Folder
 from raydae.images.config import SOURCES, check_no_source, check_pairs, is_source
 from raydae.images.image_file import ImageFile
+from raydae.images.index import Index
 from raydae.images.pair_checks import scan_pairs
 from raydae.images.pairs import list_pairs, match_folders
 from raydae.images.scan import scan
-from raydae.images.sources import evaluation_images, pairs_folder
+from raydae.images.sources import cluster_uri, evaluation_images, pairs_folder
 from raydae.metrics import METRICS
 from raydae.noise.config import NOISES
 from raydae.noise.evaluation import EvaluationNoise, PairNoise, TestNoise
@@ -158,7 +159,8 @@ def measure(args: Arguments, screen: Console) -> Measured:
     else:
         name, listed = evaluation_images(args.data, args.protocol, info.protocol, options)
         with counting(screen, "checking images") as progress:
-            images, unreadable = scan(listed, progress)
+            index = Index(args.data or cluster_uri() or "BSDS500")
+            images, unreadable = scan(listed, progress, index=index)
     if not images:
         count = len(unreadable)
         raise UserError(f"none of the {count} images can be used, the first: {unreadable[0]}")

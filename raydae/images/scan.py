@@ -1,47 +1,81 @@
-"""Decode images once, to make a record of each."""
+"""Make a record of each image: from the index, or by decoding it once."""
 
 import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
+
+from raydae.core.errors import first_line
 from raydae.images.image_file import ImageFile, pixel_hash, read_image, stamp_of
 from raydae.images.image_table import Images
+from raydae.images.index import Index
 from raydae.images.reader import Keep
 
 PART = 1024  # images whose records are Python objects at a time
+STAT_THREADS = 16  # most of the time is waiting for the storage
+MISSING = -1  # the size of a file that cannot be found
 
 
 def scan(
     images: Sequence[tuple[str, str]],
     progress: Callable[[int, int], None] | None = None,
     keep: Keep | None = None,
+    index: Index | None = None,
 ) -> tuple[Images, list[str]]:
-    """Decode each image once.
+    """Make a record of each image. What is decoded is put into the index, also if this is stopped.
 
     Args:
         images: (URI, name) of each.
         progress: Called with (images decoded, images to decode).
-        keep: Called with each image, in several threads.
+        keep: Called with each image that is decoded, in several threads.
+        index: Records of images that were decoded before. None: decode all.
 
     Returns:
         The images that can be decoded, in the order given, and one line for each of the others.
     """
-    parts: list[Images] = []
+    known, rows = Images.of([]), np.full(len(images), -1)
+    if index is not None:
+        with ThreadPoolExecutor(STAT_THREADS) as pool:
+            stamps = list(pool.map(_stamp, (uri for uri, _ in images)))
+        size = np.array([bytes_ for bytes_, _ in stamps], np.int64)
+        modified = np.array([when for _, when in stamps], np.float64)
+        rows = index.find([uri for uri, _ in images], size, modified)
+        known = index.images.take(rows[rows >= 0])
+    new: list[int] = np.flatnonzero(rows < 0).tolist()
+    decoded: list[Images] = []
     files: list[ImageFile] = []
+    readable: list[int] = []  # their numbers
     unreadable: list[str] = []
     inspect = functools.partial(_inspect, keep=keep)
-    with ThreadPoolExecutor() as pool:  # decoding and hashing release the GIL
-        for done, result in enumerate(pool.map(inspect, images), start=1):
-            if isinstance(result, ImageFile):
-                files.append(result)
-            else:
-                unreadable.append(result)
-            if len(files) == PART or done == len(images):
-                parts.append(Images.of(files))
-                files = []
-            if progress is not None:
-                progress(done, len(images))
-    return Images.concat(parts), unreadable
+    try:
+        with ThreadPoolExecutor() as pool:  # decoding and hashing release the GIL
+            results = pool.map(inspect, (images[number] for number in new))
+            for done, (number, result) in enumerate(zip(new, results, strict=True), start=1):
+                if isinstance(result, ImageFile):
+                    files.append(result)
+                    readable.append(number)
+                else:
+                    unreadable.append(result)
+                if len(files) == PART:
+                    decoded.append(Images.of(files))
+                    files = []
+                if progress is not None:
+                    progress(done, len(new))
+    finally:
+        table = Images.concat([known, *decoded, Images.of(files)])
+        if index is not None and new:
+            index.save(table, {uri for uri, _ in images})
+    order = np.argsort(np.concatenate([np.flatnonzero(rows >= 0), readable]))
+    return table.take(order), unreadable
+
+
+def _stamp(uri: str) -> tuple[int, float]:
+    """Return size and time of an image's file; `MISSING` if there is none."""
+    try:
+        return stamp_of(uri)
+    except OSError:
+        return MISSING, 0.0
 
 
 def _inspect(image: tuple[str, str], keep: Keep | None) -> ImageFile | str:
@@ -51,7 +85,7 @@ def _inspect(image: tuple[str, str], keep: Keep | None) -> ImageFile | str:
         stamp = stamp_of(uri)  # first: if the file is replaced meanwhile, the next start sees it
         pixels = read_image(uri)
     except OSError as error:
-        return str(error)
+        return first_line(error)
     height, width, _ = pixels.shape
     file = ImageFile(uri, name, height, width, pixel_hash(pixels), *stamp)
     if keep is not None:

@@ -21,6 +21,7 @@ from raydae.images.image_file import ImageFile, NoisyFile
 from raydae.images.image_list import is_list, list_table
 from raydae.images.image_sets import SPLITS, ImageSets
 from raydae.images.image_table import Images
+from raydae.images.index import Index
 from raydae.images.listing import Listing, by_folder, by_hash, by_source, list_images
 from raydae.images.pair_checks import scan_pairs
 from raydae.images.pairs import list_pairs, split_pairs
@@ -36,7 +37,7 @@ def find_images(
     synthetic_fallback: Callable[[str], Path] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ImageSets:
-    """Find the images of a configuration, decode each once, and split them.
+    """Find the images of a configuration, make a record of each, and split them.
 
     Images that cannot be decoded are left out. So are pairs that do not fit (`pair_checks`),
     training images that are too small, if the configuration says so, and training images with the
@@ -64,7 +65,8 @@ def find_images(
                 filler(file, image)
 
         listed = [image for split in SPLITS for image in listings[split]]
-        files, left_out = scan(listed, progress, keep)
+        index = Index(config.path or cluster_uri() or "BSDS500")
+        files, left_out = scan(listed, progress, keep, index)
     splits = np.array([split_of[uri] for uri in files.uris], dtype=object)
     sets = {split: files.where(splits == split) for split in SPLITS}
     sets["train"], too_small = _exclude_small(sets["train"], config)
