@@ -79,7 +79,7 @@ def find_run_images(config: Config, command: str, screen: Console) -> ImageSets:
     with counting(screen, "checking images") as progress:
         sets = find_images(config.data, synthetic_fallback, progress)
     Schedule.of(config, len(sets.train))  # refuses a batch larger than an epoch
-    print_some(screen, "left out", sets.left_out)
+    print_some(screen, "left out", sets.left_out, limit=10)
     if (report := store_report(config.data, sets.train)) is not None:
         screen.print(report, style="yellow", soft_wrap=True)
     return sets

@@ -8,11 +8,12 @@
 - `denoise_tiff`: the pages of a TIFF; `tiff_rewrite`: replace the pixels in a copy of one
 - `inputs`: find the pictures that a user's files, folders and patterns name
 - `source`: the protocol of a data source of the user's own
-- `image_sets`: the record of an image, the sets of a run, `read_image`
+- `image_sets`: the sets of a run, and their file
 - `image_list`: read a list of images, a Parquet, CSV or JSONL file
 - `listing`: list a folder, split a list of images
 - `image_file`: the record of an image, and reading its pixels; `image_table`: many records
-- `index`: records of files that were decoded before; `scan`: make records of images; `sources`: find and split the images of a configuration
+- `index`: records of files that were decoded before; `scan`: make records of images
+- `sources`: find and split the images of a configuration
 - `pairs`: match noisy files with clean ones; `pair_checks`: decode pairs, and compare them
 - `reader`: read the images of a run, from memory (`image_cache`), from the local disk
   (`pixel_store`) or by decoding

@@ -11,6 +11,8 @@ from raydae.images.pictures import suffixes
 
 Listing = list[tuple[str, str]]
 """(URI, name) of images, not decoded yet. Names are relative to the folder or source."""
+Row = tuple[str, str, str | None]
+"""The same, and the split, if one is given."""
 
 
 def list_images(path: str) -> Listing:
@@ -45,7 +47,7 @@ def by_folder(images: Iterable[tuple[str, str]]) -> dict[str, Listing]:
     }
 
 
-def by_source(images: Sequence[tuple[str, str, str | None]]) -> dict[str, Listing]:
+def by_source(images: Sequence[Row]) -> dict[str, Listing]:
     """Split (URI, key, split) by the split, or by the hash of the key where it is None."""
     unsplit = [(uri, key) for uri, key, split in images if split is None]
     parts = by_hash(unsplit, min_images=1 if len(unsplit) == len(images) else 0)

@@ -22,7 +22,7 @@ from raydae.images.image_list import is_list, list_table
 from raydae.images.image_sets import SPLITS, ImageSets
 from raydae.images.image_table import Images
 from raydae.images.index import Index
-from raydae.images.listing import Listing, by_folder, by_hash, by_source, list_images
+from raydae.images.listing import Listing, Row, by_folder, by_source, list_images
 from raydae.images.pair_checks import scan_pairs
 from raydae.images.pairs import list_pairs, split_pairs
 from raydae.images.reader import Filler
@@ -57,16 +57,22 @@ def find_images(
     if config.pairs is not None:
         source, split_of, files, left_out = _find_pairs(config, config.pairs, progress, filler)
     else:
-        source, listings = _list_splits(config, synthetic_fallback)
-        split_of = {uri: split for split in SPLITS for uri, _ in listings[split]}
+        source, rows = _list_rows(config, synthetic_fallback)
+        parts = by_source(rows)
+        training = {uri for uri, _ in parts["train"]}
 
         def keep(file: ImageFile | NoisyFile, image: NDArray[np.uint8]) -> None:
-            if split_of[file.uri] == "train":
+            if file.uri in training:
                 filler(file, image)
 
-        listed = [image for split in SPLITS for image in listings[split]]
+        listed = [image for split in SPLITS for image in parts[split]]
         index = Index(config.path or cluster_uri() or "BSDS500")
         files, left_out = scan(listed, progress, keep, index)
+        # Split once more, so that a set does not lack its images because they cannot be read.
+        readable = set(files.uris)
+        parts = by_source([row for row in rows if row[0] in readable])
+        split_of = dict.fromkeys((uri for uri, _, _ in rows), "")
+        split_of |= {uri: split for split in SPLITS for uri, _ in parts[split]}
     splits = np.array([split_of[uri] for uri in files.uris], dtype=object)
     sets = {split: files.where(splits == split) for split in SPLITS}
     sets["train"], too_small = _exclude_small(sets["train"], config)
@@ -206,10 +212,10 @@ def synthetic_set(progress: Callable[[int, int], None] | None = None) -> Path:
     return synthetic.ensure(bsds500.cache_folder() / synthetic.NAME, progress)
 
 
-def _list_splits(
+def _list_rows(
     config: DataConfig, synthetic_fallback: Callable[[str], Path] | None
-) -> tuple[str, dict[str, Listing]]:
-    """Return a name for the images of a configuration, and the images of each split."""
+) -> tuple[str, list[Row]]:
+    """Return a name for the images of a configuration, and (URI, name, split or none) of each."""
     path = config.path or cluster_uri()
     if path is None:
         try:
@@ -217,17 +223,17 @@ def _list_splits(
         except DownloadError as error:
             if synthetic_fallback is None or config.protocol != "bsds500":
                 raise UserError(str(error)) from None
-            return SYNTHETIC, by_folder(list_images(str(synthetic_fallback(str(error)))))
-        return f"BSDS500, protocol {config.protocol}", bsds500_splits(root, config.protocol)
+            return SYNTHETIC, _rows(by_folder(list_images(str(synthetic_fallback(str(error))))))
+        return _whole_bsds500(root, config.protocol)
     if is_source(path) or is_list(path):
         _refuse_protocol(config.protocol != "bsds500", config.protocol, path)
         named = list_table(path) if is_list(path) else list_source(path, config.options)
         parts = by_folder((uri, name) for uri, name, _ in named)
         unsplit = is_list(path) and not any(split for _, _, split in named)
-        return path, parts if unsplit and all(parts.values()) else by_source(named)
+        return path, _rows(parts) if unsplit and all(parts.values()) else list(named)
     copy = bsds500.find_copy(Folder.of(path))
     if copy is not None and not copy.missing:
-        return f"BSDS500, protocol {config.protocol}", bsds500_splits(copy.folder, config.protocol)
+        return _whole_bsds500(copy.folder, config.protocol)
     label = path
     if copy is not None:  # a part of it is a folder like any other, because the user names it
         if config.protocol != "bsds500":
@@ -238,7 +244,7 @@ def _list_splits(
     folders = {name.split("/")[0] for _, name in images if "/" in name}
     present = [split for split in SPLITS if split in folders]
     if len(present) == len(SPLITS):
-        return label, by_folder(images)
+        return label, _rows(by_folder(images))
     if len(present) == 2:
         missing = next(split for split in SPLITS if split not in folders)
         raise UserError(
@@ -250,7 +256,15 @@ def _list_splits(
             f"{path} has {len(images)} image{'s' * (len(images) > 1)}; it needs {len(SPLITS)} at "
             "least: one to train on, one for validation and one for testing"
         )
-    return label, by_hash(images)
+    return label, [(uri, name, None) for uri, name in images]
+
+
+def _whole_bsds500(root: Folder, protocol: Protocol) -> tuple[str, list[Row]]:
+    return f"BSDS500, protocol {protocol}", _rows(bsds500_splits(root, protocol))
+
+
+def _rows(parts: Mapping[str, Listing]) -> list[Row]:
+    return [(uri, name, split) for split in SPLITS for uri, name in parts[split]]
 
 
 def _refuse_protocol(given: bool, protocol: Protocol | None, path: str) -> None:

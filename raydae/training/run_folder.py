@@ -1,17 +1,20 @@
 """A run's folder: its configuration, its images, and what it has written.
 
     config.json         the configuration          history.jsonl   a line for each epoch
-    images.parquet         the images and their use   results.json    the test table
+    images.parquet      the images and their use   results.json    the test table
+    left_out.csv        the images that are not used, if there are any
     checkpoints/        see `checkpoints`          .lock           held by the driver while it lives
 
 Nothing that is intact is deleted or replaced by something else: a run that cannot be resumed is
 refused, and one that is restarted is moved aside first. Neither torch nor Ray is imported here.
 """
 
+import csv
 import dataclasses
 import hashlib
+import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +72,8 @@ class Run:
             if self.restarted:
                 notes = (*notes, f"the earlier run is in {move_aside(self.folder)} now")
             self.folder.write("images.parquet", sets.to_parquet())
+            if sets.left_out:
+                self.folder.write("left_out.csv", _csv("left out", sets.left_out))
             write_first()
             self.folder.write("config.json", _json(self.config.to_dict()))
         except OSError as error:
@@ -227,6 +232,13 @@ def _notes_on(skipped: tuple[str, ...], step: int, lost: int) -> tuple[str, ...]
     again = f"; {lost} steps after it are done again" if lost else ""
     lines = [f"damaged checkpoint {line}" for line in skipped]
     return (*lines, f"the newest intact checkpoint is of step {step}{again}") if lines else ()
+
+
+def _csv(header: str, lines: Sequence[str]) -> bytes:
+    """Return a table of one column."""
+    text = io.StringIO()
+    csv.writer(text).writerows([line] for line in (header, *lines))
+    return text.getvalue().encode(errors="backslashreplace")
 
 
 def _json(values: dict[str, Any]) -> bytes:

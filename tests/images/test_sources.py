@@ -266,3 +266,14 @@ def test_a_part_of_bsds500_is_a_folder_like_any_other(
     ):
         with pytest.raises(UserError, match="holds 333 of the 500 files of BSDS500 and lacks"):
             call()
+
+
+def test_an_unreadable_image_does_not_leave_a_set_empty(tmp_path: Path) -> None:
+    for i in range(6):
+        Image.fromarray(draw(i)).save(tmp_path / f"{i}.png")
+    (validation,) = find(tmp_path).val
+    (tmp_path / validation.name).write_bytes(b"no picture")
+    sets = find(tmp_path)
+    assert [len(sets.train), len(sets.val), len(sets.test)] == [3, 1, 1]
+    assert len(sets.left_out) == 1
+    assert len(sets.unused) == 1

@@ -1,3 +1,5 @@
+import csv
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -405,3 +407,12 @@ def test_what_a_killed_process_left_is_no_obstacle(
     with pytest.raises(UserError, match=r"cannot be resumed, because config\.json is missing"):
         open_run(folder, config, kind="search")
     assert open_run(folder, config, restart=True, kind="search").begin(sets).sets == run.sets
+
+
+def test_all_images_that_are_left_out_are_in_a_table(
+    folder: Folder, config: Config, sets: ImageSets
+) -> None:
+    lines = tuple(f"{i}.png: it has, as they say, no picture" for i in range(100))
+    open_run(folder, config).begin(dataclasses.replace(sets, left_out=lines))
+    rows = list(csv.reader(folder.read("left_out.csv").decode().splitlines()))
+    assert rows == [["left out"], *([line] for line in lines)]
