@@ -78,6 +78,8 @@ class Camera(BatchNoise):
     """Shot noise: variance at white, log-uniform."""
     mosaic: float = 0.8
     """Share of colour patches with a Bayer mosaic."""
+    clean: float = 0.1
+    """Share of patches without noise and JPEG."""
     grey: float = 0.1
     """Share of patches in black and white."""
     soft: float = 0.85
@@ -91,10 +93,10 @@ class Camera(BatchNoise):
     quality: str = "70:99"
     """Quality of JPEG, as libjpeg counts it."""
 
-    draws: ClassVar[int] = 30
+    draws: ClassVar[int] = 31
 
     def __post_init__(self) -> None:
-        for name in ("mosaic", "grey", "soft", "smooth", "sharpen", "jpeg"):
+        for name in ("mosaic", "clean", "grey", "soft", "smooth", "sharpen", "jpeg"):
             check_share(getattr(self, name), f"noise.options.{name}")
         _ = self._ranges
 
@@ -144,6 +146,8 @@ class Camera(BatchNoise):
         exposure = 0.8 + 0.1 * normal(next(u))
         sensor = _sensor(next(u), next(u), next(u)) / np.array(gains)[:, np.newaxis]
         matrix = exposure * (np.eye(3) if is_grey else sensor)
+        if next(u) < self.clean:  # so that the network leaves alone what has no noise
+            values |= dict.fromkeys(("lens_blur", "mosaicked", "shot", "read", "jpeg"), 0)
         return [*(float(values[name]) for name in _PARAMETERS), *matrix.ravel().tolist()]
 
     def degrade(self, clean: Array, parameters: Array, normals: Array) -> tuple[Array, Array]:

@@ -274,3 +274,15 @@ def test_noise_of_an_evaluation_depends_on_the_pixels_alone() -> None:
     first, second = noise(image)[0], noise(image.copy())[0]
     np.testing.assert_array_equal(first, second)
     assert (noise(scene(64, 1))[0] - scene(64, 1) / 255 != first - image / 255).any()
+
+
+def test_a_share_of_camera_patches_has_no_noise() -> None:
+    image = scene()
+    equal = []
+    for number in range(60):
+        noisy, learned = Camera(clean=0.5)(generator(0, SAMPLE, number), image)
+        equal.append(bool((np.rint(noisy * 255) == learned).all()))
+        if equal[-1]:
+            rest = Camera(clean=1, grey=0, sharpen=0)(generator(0, SAMPLE, number), image)[1]
+            assert np.abs(rest.astype(int) - image).mean() < 12, "but for the tone curve"
+    assert 15 < sum(equal) < 45
