@@ -139,6 +139,20 @@ class Folder:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.path_of(name))
         return info.size, (info.mtime_ns or 0) / 1e9
 
+    def stamps(self) -> dict[str, tuple[int, float]]:
+        """Return `stamp` of each of its files by name, with one request; empty if it is missing.
+
+        Raises:
+            OSError: it cannot be listed.
+        """
+        filesystem, path = self._split()
+        entries = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+        return {
+            entry.base_name: (entry.size, (entry.mtime_ns or 0) / 1e9)
+            for entry in entries
+            if entry.type == fs.FileType.File
+        }
+
     def files(self, recursive: bool = False) -> list[str]:
         """Return the relative names of its files, sorted; none if there is no such folder.
 

@@ -4,7 +4,6 @@ A file counts as unchanged if its size and its time are unchanged. Otherwise its
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +12,7 @@ from raydae.core.errors import UserError, first_line
 from raydae.core.storage import Folder
 from raydae.images.bsds500 import find_copy
 from raydae.images.config import DataConfig, is_source
-from raydae.images.image_file import stamp_of
+from raydae.images.image_file import MISSING, stamps_of
 from raydae.images.image_list import is_list, read_list
 from raydae.images.image_sets import SPLITS, ImageSets
 from raydae.images.image_table import Images
@@ -25,8 +24,7 @@ from raydae.images.source import is_source_uri, list_source
 from raydae.images.sources import cluster_uri, pairs_folder
 
 NONE = Images.of([])
-GONE = -1
-"""The size that is recorded for an image that was removed."""
+GONE = MISSING  # the size that is recorded for an image that was removed
 
 
 @dataclass(frozen=True)
@@ -65,14 +63,13 @@ def find_changes(
     listed = _list(config)
     uris = images.all_uris
     try:
-        with ThreadPoolExecutor(16) as pool:  # most of the time is waiting for the storage
-            stamps = list(pool.map(lambda uri: _stamp(uri, listed), uris))
+        size, modified = stamps_of(uris)
     except OSError as error:
         raise UserError(
             f"the images cannot be compared with those that the run began with "
             f"({first_line(error)}); try again when they can be read"
         ) from None
-    size, modified = (np.array(values) for values in zip(*stamps, strict=True))
+    size[[is_source_uri(uri) and uri not in listed for uri in uris]] = GONE
     old_size, old_modified = images.stamps
     missing = images.any_file(size == GONE)
     differs = images.any_file((size != old_size) | (modified != old_modified)) & ~missing
@@ -193,13 +190,3 @@ def _scan_again(images: Images, progress: Callable[[int, int], None] | None) -> 
     now, _ = scan_pairs(pairs, progress)
     whole = [len(file.noisy) == number[file.uri] for file in now]
     return now.where(np.array(whole, bool))
-
-
-def _stamp(uri: str, listed: dict[str, str]) -> tuple[int, float]:
-    """Return size and time of a file; `GONE` if it is not there."""
-    if is_source_uri(uri):
-        return (0, 0.0) if uri in listed else (GONE, 0.0)
-    try:
-        return stamp_of(uri)
-    except FileNotFoundError:
-        return GONE, 0.0

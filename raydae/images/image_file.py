@@ -1,7 +1,13 @@
 """The record of an image, and reading its pixels."""
 
+import errno
 import hashlib
 import io
+import os
+import stat
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +20,10 @@ from raydae.images.source import is_source_uri, read_source_image
 
 MAX_PIXELS = 2 * 10**8
 """The largest number of pixels of an image: several are decoded at a time."""
+MISSING = -1
+"""The size that is recorded for a file that is not there."""
+LISTED = 8  # files of a folder in a bucket from which on the folder is listed
+REQUESTS = 16  # to the storage at a time
 
 
 @dataclass(frozen=True)
@@ -93,6 +103,42 @@ def read_image(uri: str) -> NDArray[np.uint8]:
     return read_rgb(file, MAX_PIXELS)
 
 
+def stamps_of(uris: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the size of each image's file in bytes, and when it was written (see `stamp_of`).
+
+    In a bucket, a folder with several of the files is listed: one request for a thousand of them.
+
+    Args:
+        uris: n images.
+
+    Returns:
+        (n,) each. The size of a file that is not there is `MISSING`.
+
+    Raises:
+        OSError: The storage cannot be read.
+    """
+    folders: dict[str, list[int]] = {}
+    for number, uri in enumerate(uris):
+        folders.setdefault(uri.rpartition("/")[0], []).append(number)
+    stamps: list[tuple[int, float]] = [(MISSING, 0.0)] * len(uris)
+
+    def look(numbers: list[int]) -> None:
+        first = uris[numbers[0]]
+        if "://" in first and not is_source_uri(first) and len(numbers) >= LISTED:
+            files = split_path(first)[0].stamps()
+            for number in numbers:
+                stamps[number] = files.get(split_path(uris[number])[1], (MISSING, 0.0))
+            return
+        for number in numbers:
+            with suppress(FileNotFoundError):
+                stamps[number] = stamp_of(uris[number])
+
+    with ThreadPoolExecutor(REQUESTS) as pool:  # most of the time is waiting for the storage
+        list(pool.map(look, folders.values()))
+    size, modified = zip(*stamps, strict=True) if stamps else ((), ())
+    return np.array(size, np.int64), np.array(modified, np.float64)
+
+
 def stamp_of(uri: str) -> tuple[int, float]:
     """Return the size of an image's file in bytes, and when it was written, in seconds since 1970.
 
@@ -104,5 +150,10 @@ def stamp_of(uri: str) -> tuple[int, float]:
     """
     if is_source_uri(uri):
         return 0, 0.0
+    if "://" not in uri:
+        status = Path(uri).stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), uri)
+        return status.st_size, status.st_mtime_ns / 1e9
     folder, name = split_path(uri)
     return folder.stamp(name)

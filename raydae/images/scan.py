@@ -3,18 +3,17 @@
 import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 
 from raydae.core.errors import first_line
-from raydae.images.image_file import ImageFile, pixel_hash, read_image, stamp_of
+from raydae.images.image_file import ImageFile, pixel_hash, read_image, stamp_of, stamps_of
 from raydae.images.image_table import Images
 from raydae.images.index import Index
 from raydae.images.reader import Keep
 
 PART = 1024  # images whose records are Python objects at a time
-STAT_THREADS = 16  # most of the time is waiting for the storage
-MISSING = -1  # the size of a file that cannot be found
 
 
 def scan(
@@ -36,11 +35,9 @@ def scan(
     """
     known, rows = Images.of([]), np.full(len(images), -1)
     if index is not None:
-        with ThreadPoolExecutor(STAT_THREADS) as pool:
-            stamps = list(pool.map(_stamp, (uri for uri, _ in images)))
-        size = np.array([bytes_ for bytes_, _ in stamps], np.int64)
-        modified = np.array([when for _, when in stamps], np.float64)
-        rows = index.find([uri for uri, _ in images], size, modified)
+        uris = [uri for uri, _ in images]
+        with suppress(OSError):  # decoding says what is wrong with which image
+            rows = index.find(uris, *stamps_of(uris))
         known = index.images.take(rows[rows >= 0])
     new: list[int] = np.flatnonzero(rows < 0).tolist()
     decoded: list[Images] = []
@@ -68,14 +65,6 @@ def scan(
             index.save(table, {uri for uri, _ in images})
     order = np.argsort(np.concatenate([np.flatnonzero(rows >= 0), readable]))
     return table.take(order), unreadable
-
-
-def _stamp(uri: str) -> tuple[int, float]:
-    """Return size and time of an image's file; `MISSING` if there is none."""
-    try:
-        return stamp_of(uri)
-    except OSError:
-        return MISSING, 0.0
 
 
 def _inspect(image: tuple[str, str], keep: Keep | None) -> ImageFile | str:

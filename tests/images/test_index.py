@@ -1,12 +1,14 @@
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from raydae.core.storage import Folder
 from raydae.images.config import DataConfig
-from raydae.images.image_file import pixel_hash, read_image
+from raydae.images.image_file import MISSING, pixel_hash, read_image, stamp_of, stamps_of
 from raydae.images.index import Index
 from raydae.images.listing import list_images
 from raydae.images.scan import scan
@@ -142,3 +144,23 @@ def test_images_without_a_file_are_not_recorded(folder: Path) -> None:
     uris = ["source:a#0"]
     assert index.find(uris, np.zeros(1, np.int64), np.zeros(1)).tolist() == [-1]
     assert index.find([], np.zeros(0, np.int64), np.zeros(0)).tolist() == []
+
+
+def test_stamps_of_a_bucket_are_listed_and_equal_those_of_each_file(
+    tmp_path: Path, s3: Callable[[str], str]
+) -> None:
+    folder = Folder.of(s3("stamped"))
+    names = [f"{part}/é {i}.png" for part in "ab" for i in range(9)] + ["c/alone.png"]
+    for number, name in enumerate(names):
+        folder.write(name, bytes(number + 1))
+    uris = [folder.path_of(name) for name in [*names, "a/gone.png", "d/gone.png"]]
+    size, modified = stamps_of(uris)
+    assert size.tolist() == [*range(1, 20), MISSING, MISSING]
+    each = [stamp_of(uri) for uri in uris[:-2]]
+    assert list(zip(size[:-2].tolist(), modified[:-2].tolist(), strict=True)) == each
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_bytes(b"abc")
+    local = [str(tmp_path / name) for name in ("file", "folder", "gone")]
+    assert stamps_of(local)[0].tolist() == [3, MISSING, MISSING]
+    assert stamps_of(["source:a:B?{}#0"])[0].tolist() == [0]
+    assert [len(part) for part in stamps_of([])] == [0, 0]
