@@ -10,7 +10,14 @@ from typing import Any
 
 from rich.console import Console
 from rich.panel import Panel
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 
@@ -51,6 +58,14 @@ class Counter:
             self._progress.update(self._task, completed=done, total=total)
 
 
+class RateColumn(ProgressColumn):
+    """Items per second."""
+
+    def render(self, task: Task) -> Text:
+        """Return the rate, once it is known."""
+        return Text("" if task.speed is None else f"{task.speed:.1f}/s")
+
+
 @contextmanager
 def counting(console: Console, what: str) -> Iterator[Counter]:
     """Show a progress bar, and remove it at the end; show nothing where the output is a file."""
@@ -58,6 +73,7 @@ def counting(console: Console, what: str) -> Iterator[Counter]:
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.completed}/{task.total}"),
+        RateColumn(),
         TimeRemainingColumn(),
         console=console,
         transient=True,
