@@ -38,6 +38,7 @@ from raydae.core.errors import UserError
 from raydae.images import png16
 from raydae.images.denoise_tiff import denoise_tiff
 from raydae.images.depth import Denoise, Stretches, denoise_values
+from raydae.images.metadata import restore, without_copied
 from raydae.images.pictures import (
     MAX_PIXELS,
     Index,
@@ -129,7 +130,7 @@ def denoise_file(
         with _replacing(target) as temporary:
             size = denoise_tiff(source, temporary, denoise, max_pixels, pages, stretches)
     elif header is not None:
-        size = _denoise_png16(source, target, denoise, header, max_pixels, stretches)
+        size = _denoise_png16(source, target, denoise, header, max_pixels, stretches, say)
     else:
         size = _denoise_with_pillow(source, target, denoise, max_pixels, stretches, say)
     if stretches.line:
@@ -176,9 +177,17 @@ def _denoise_with_pillow(
             image.save(temporary, picture.format, **picture.options)
         except Exception as error:  # Pillow cannot write metadata that it read
             raise OSError(reason_of(error)) from error
+        lost = restore(source, temporary, picture.format)
+    _say_lost(lost, say)
     if picture.bits > 8:
         say(f"its {picture.bits} bits a channel became 8: save it as PNG or TIFF to keep them")
     return image.height, image.width
+
+
+def _say_lost(lost: list[str], say: Callable[[str], None]) -> None:
+    """Say in one line what the result has lost."""
+    if lost:
+        say(f"lost {', '.join(lost)}")
 
 
 def _denoise_png16(
@@ -188,14 +197,16 @@ def _denoise_png16(
     header: png16.Header,
     max_pixels: int,
     stretches: Stretches,
+    say: Callable[[str], None],
 ) -> tuple[int, int]:
-    """Denoise a PNG of 16 bits with colour or alpha; return (height, width)."""
+    """Denoise a PNG of 16 bits; return (height, width)."""
     with reading(source):
-        pixels, kept = png16.decode(source.read_bytes(), header, max_pixels)
+        pixels, kept, lost = png16.decode(source.read_bytes(), header, max_pixels)
     colours = pixels[..., :3] if pixels.shape[2] > 2 else pixels[..., 0]
     denoise_values(colours, denoise, stretches)
     with _replacing(target) as temporary:
         temporary.write_bytes(png16.encode(pixels, kept))
+    _say_lost(lost, say)
     return header.height, header.width
 
 
@@ -225,15 +236,14 @@ def _decode(source: Path, max_pixels: int) -> _Picture:
         if image.format != "MPO" and (frames := getattr(image, "n_frames", 1)) > 1:
             raise PictureError(f"{source}: has {frames} frames: save them as single pictures")
         mode = working_mode(image, source)
-        if mode.startswith("I") and image.has_transparency_data:
-            raise PictureError(f"{source}: a transparent colour in 16-bit grey cannot be kept")
         if not _can_store(format_name, mode):
             raise PictureError(
                 f"{source}: a denoised picture of mode {mode} does not fit into {format_name}: "
                 "save it as PNG first"
             )
         image.load()
-        options = {**_SAVE_OPTIONS.get(format_name, {}), **_metadata(image)}
+        metadata = without_copied(_metadata(image), format_name)
+        options = {**_SAVE_OPTIONS.get(format_name, {}), **metadata}
         alpha = None
         if mode.startswith("I"):
             planes = [read_channels(image, ..., np.int32 if mode == "I" else np.uint16)]

@@ -20,6 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from raydae.images import png16
 from raydae.images import tiff as tiffs
 from raydae.images.depth import PixelsError, to_8_bits
+from raydae.images.png_chunks import depth_of, scaled_key
 
 MAX_PIXELS = 10**9
 """The largest number of pixels that a picture may have."""
@@ -143,7 +144,7 @@ def open_picture(source: Path | BinaryIO, max_pixels: int) -> Iterator[Image.Ima
     try:
         # Pillow 13 maps uncompressed grey and RGBA TIFFs into memory if it is given a path, and
         # then garbles those with an orientation tag. Given a stream, it reads them correctly.
-        with _stream_of(source) as stream, Image.open(stream, formats=formats()) as image:
+        with _stream_of(source) as stream, _opened(stream) as image:
             if image.width * image.height > max_pixels:
                 raise PictureError(
                     f"{name_of(source)}: {image.width}x{image.height} is more than "
@@ -163,6 +164,20 @@ def open_picture(source: Path | BinaryIO, max_pixels: int) -> Iterator[Image.Ima
         ) from error
     except Exception as error:
         raise PictureError(f"{name_of(source)}: cannot be read: {reason_of(error)}") from error
+
+
+def _opened(stream: BinaryIO) -> Image.Image:
+    """Open a picture with Pillow, and correct the transparent colour of a PNG.
+
+    Pillow scales grey of 1, 2 and 4 bits to 8, but not the transparent colour.
+    """
+    depth = depth_of(stream.read(26))
+    stream.seek(0)
+    image = Image.open(stream, formats=formats())
+    key = image.info.get("transparency")
+    if depth is not None and depth.bits < 8 and isinstance(key, int) and image.mode in ("1", "L"):
+        image.info["transparency"] = scaled_key(key, depth.bits)
+    return image
 
 
 def _stream_of(source: Path | BinaryIO) -> contextlib.AbstractContextManager[BinaryIO]:

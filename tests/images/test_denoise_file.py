@@ -176,12 +176,6 @@ class TestModes:
         assert list(after.getchannel("A").tobytes()) == [0, 255]
         assert list(after.getchannel(0).tobytes()) == [246, 55]
 
-    def test_transparent_colour_of_sixteen_bits_is_refused(self, tmp_path: Path) -> None:
-        source = saved(picture("I;16"), tmp_path / "in", transparency=9)
-        with pytest.raises(PictureError, match="16-bit grey cannot be kept"):
-            denoise_file(source, tmp_path / "out", identity)
-        assert read_rgb(source).shape == (31, 17, 3)
-
     def test_cmyk_looks_like_a_picture_to_the_denoiser(self, tmp_path: Path) -> None:
         recorder = Recorder()
         image = Image.new("CMYK", (1, 1), (10, 20, 30, 40))
