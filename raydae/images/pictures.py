@@ -21,6 +21,7 @@ from raydae.images import png16
 from raydae.images import tiff as tiffs
 from raydae.images.depth import PixelsError, to_8_bits
 from raydae.images.png_chunks import depth_of, scaled_key
+from raydae.images.raw_photographs import refuse_raw
 
 MAX_PIXELS = 10**9
 """The largest number of pixels that a picture may have."""
@@ -92,11 +93,13 @@ def read_rgb(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> NDArray[n
         A writable array, uint8 H×W×3.
 
     Raises:
-        PictureError: The file is not a picture, is truncated, or has more than `max_pixels`. Or it
-            is a TIFF of more than 8 bits with several pages, with channels that are not grey, RGB
-            or alpha, or with values outside 0 … 65535, or outside 0 … 1 in floating point.
+        PictureError: The file is not a picture, is a raw photograph, is truncated, or has more than
+            `max_pixels`. Or it is a TIFF of more than 8 bits with several pages, with channels that
+            are not grey, RGB or alpha, or with values outside 0 … 65535, or outside 0 … 1 in
+            floating point.
     """
     with reading(source), _stream_of(source) as stream:
+        refuse_raw(stream, name_of(source))
         if (header := png16.read_header(stream)) is not None:
             with _one_at_a_time(header.width * header.height):
                 return to_8_bits(png16.decode(stream.read(), header, max_pixels)[0], 3)

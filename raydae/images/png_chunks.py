@@ -116,7 +116,7 @@ def make_chunk(kind: bytes, data: bytes) -> bytes:
 
 def scaled_key(key: int, bits: int) -> int:
     """Return a transparent grey value, as tRNS holds it, on the scale of 8 bits."""
-    top = 2**bits - 1
+    top = (1 << bits) - 1
     return (key & top) * 255 // top
 
 

@@ -90,27 +90,36 @@ def is_beyond_pillow(stream: BinaryIO, first_page_only: bool = False) -> bool:
             if first_page_only and page.bitspersample <= 8:
                 is_signed = page.sampleformat == 2
                 return is_signed or (page.photometric in _GREY and page.samplesperpixel > 2)
-            return len(tiff.pages) > 1 or _count(tiff) > 1 or not _is_plain(page)
+            if len(tiff.pages) > 1 or _count(tiff) > 1 or not _is_plain(page):
+                return True
+            return not first_page_only and _can_be_copied(tiff, stream)
     except Exception:  # whatever tifffile finds wrong, Pillow has a message for it
         return False
 
 
 def _is_plain(page: "TiffPage") -> bool:
-    """Return whether a page is 8-bit grey, RGB, palette or CMYK, or 16-bit grey without tags.
-
-    Pillow would drop the tags of ImageJ and OME-TIFF.
-    """
+    """Return whether Pillow reads all the pixels of a page: up to 8 bits, or grey of 16."""
     bits, kind = page.bitspersample, page.sampleformat
     if kind not in (1, 4) or page.imagedepth > 1:
         return False
     colours = {_RGB: 3, _CMYK: 4, _YCBCR: 3, _LAB: 3}.get(page.photometric, 1)
     extra = page.samplesperpixel - colours
     if bits == 16:
-        is_special = page.is_imagej or page.is_ome or page.subifds
-        return page.photometric == 1 and extra == 0 and not is_special
+        return page.photometric == 1 and extra == 0
     alphas = (*_ALPHA, 999) if colours in (1, 3) else ()
     alpha = extra == 1 and (page.extrasamples or (999,))[0] in alphas
     return bits <= 8 and (extra == 0 or alpha)
+
+
+def _can_be_copied(tiff: "TiffFile", stream: BinaryIO) -> bool:
+    """Return whether a file's pixels can be replaced in a copy, which keeps all its tags."""
+    size = stream.seek(0, 2)
+    try:
+        for plane in planes_of(tiff):
+            check(plane, size, tiff.pages.first.imagelength * tiff.pages.first.imagewidth)
+    except PixelsError:
+        return False
+    return True
 
 
 def planes_of(tiff: "TiffFile") -> list[Plane]:
@@ -209,12 +218,14 @@ def channels_last(array: NDArray[Any]) -> NDArray[Any]:
 def channel_groups(page: "TiffPage") -> list[list[int]]:
     """Return the channels to denoise: three together for colour, single ones else.
 
-    Extra channels of RGB and CMYK, and alpha, are in none.
+    Extra channels of RGB and CMYK, alpha, and the one beside grey are in none.
     """
     if page.photometric in (_RGB, _YCBCR):
         return [[0, 1, 2]]
     if page.photometric == _CMYK:
         return [[0, 1, 2], [3]]
+    if page.samplesperpixel == 2:  # alpha or a mask, also where the file does not say so
+        return [[0]]
     colours = page.samplesperpixel - len(page.extrasamples)
     alpha = {colours + n for n, kind in enumerate(page.extrasamples) if kind in _ALPHA}
     return [[number] for number in range(page.samplesperpixel) if number not in alpha]

@@ -88,14 +88,14 @@ def write_plane(tiff: "TiffFile", plane: Plane, array: NDArray[Any], space: Spac
         return
     compression = int(page.compression)
     predictor = int(page.predictor)
-    if compression != _RAW and compression not in _ENCODERS:
+    if not is_lossless(compression):
         compression, predictor = _DEFLATE, _NO_PREDICTOR
     if predictor not in (_HORIZONTAL, _FLOATING):
         predictor = _NO_PREDICTOR
     space.release(page.dataoffsets, page.databytecounts)
     offsets, sizes = [], []
     for index in range(len(page.dataoffsets)):
-        data = _encode(_segment(array, page, index), compression, predictor, tiff.byteorder)
+        data = encode_segment(_segment(array, page, index), compression, predictor, tiff.byteorder)
         offsets.append(space.take(len(data)))
         sizes.append(len(data))
         handle.seek(offsets[-1])
@@ -142,7 +142,14 @@ def _segment(array: NDArray[Any], page: "TiffPage", index: int) -> NDArray[Any]:
     return padded
 
 
-def _encode(segment: NDArray[Any], compression: int, predictor: int, byteorder: Any) -> bytes:
+def is_lossless(compression: int) -> bool:
+    """Return whether pixels can be stored again with a compression, by its number in TIFF."""
+    return compression == _RAW or compression in _ENCODERS
+
+
+def encode_segment(
+    segment: NDArray[Any], compression: int, predictor: int, byteorder: Any
+) -> bytes:
     """Return a strip or tile as it is stored."""
     if compression == _RAW:
         return bytes(segment.astype(segment.dtype.newbyteorder(byteorder), copy=False).tobytes())

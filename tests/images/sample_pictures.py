@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from raydae.images import denoise_file
+from raydae.images import pillow_file
 
 BYTES_PER_PIXEL = {"L": 1, "P": 1, "LA": 2, "PA": 2, "I;16": 2, "I;16B": 2, "RGB": 3}
 
@@ -61,7 +61,7 @@ def inverted(array: NDArray[Any]) -> NDArray[Any]:
 
 
 # Early releases of Pillow 11 cannot read the YCbCr that they write.
-needs_ycbcr = pytest.mark.skipif(not denoise_file._can_store("TIFF", "YCbCr"), reason="old Pillow")
+needs_ycbcr = pytest.mark.skipif(not pillow_file.can_store("TIFF", "YCbCr"), reason="old Pillow")
 
 
 class Recorder:

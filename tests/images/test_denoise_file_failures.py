@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from raydae.core.errors import UserError
-from raydae.images import denoise_file as module
 from raydae.images.denoise_file import denoise_file
 from raydae.images.pictures import PictureError, read_rgb
+from raydae.images.pillow_file import can_store
 from tests.images.sample_pictures import identity, inverted, opened, picture, png_claiming, saved
 
 
@@ -92,7 +92,7 @@ class TestFailures:
         (tmp_path / "out").mkdir()
         target = tmp_path / "out" / "in.png"
         target.write_bytes(b"old")
-        module._can_store("PNG", "RGB")  # fills the cache, which calls Image.save
+        can_store("PNG", "RGB")  # fills the cache, which calls Image.save
         monkeypatch.setattr(Image.Image, "save", save)
         with pytest.raises(raised, match="No space left" if raised is PictureError else None):
             denoise_file(source, target, identity)

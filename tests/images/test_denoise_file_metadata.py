@@ -8,6 +8,7 @@ import pytest
 from PIL import ExifTags, Image, ImageCms
 
 from raydae.images.denoise_file import denoise_file
+from tests.images.deep_pictures import tags_of
 from tests.images.sample_pictures import identity, opened, picture, saved, smooth
 
 
@@ -65,27 +66,39 @@ class TestMetadata:
 
     @pytest.mark.parametrize("compression", ["tiff_lzw", "raw"])
     @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "I;16"])
-    def test_tiff_is_turned_upright(self, tmp_path: Path, mode: str, compression: str) -> None:
+    def test_tiff_keeps_its_orientation(self, tmp_path: Path, mode: str, compression: str) -> None:
         exif = Image.Exif()
         exif[ExifTags.Base.Orientation] = 6
         source = saved(
             *(picture(mode), tmp_path / "in", "TIFF"), exif=exif, compression=compression
         )
         denoise_file(source, tmp_path / "out", identity)
-        after = opened(tmp_path / "out")
-        assert ExifTags.Base.Orientation not in after.getexif()
+        assert tags_of(tmp_path / "out") == tags_of(source)
+        assert tags_of(source)[0][ExifTags.Base.Orientation] == 6
         upright = picture(mode).transpose(Image.Transpose.ROTATE_270)
-        np.testing.assert_array_equal(np.asarray(after), np.asarray(upright))
+        np.testing.assert_array_equal(np.asarray(opened(tmp_path / "out")), np.asarray(upright))
+
+    @pytest.mark.parametrize("mode", ["1", "P"])
+    def test_tiff_of_another_form_is_turned_upright(self, tmp_path: Path, mode: str) -> None:
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = 6
+        source = saved(picture(mode), tmp_path / "in", "TIFF", exif=exif)
+        denoise_file(source, tmp_path / "out", identity)
+        (tags,) = tags_of(tmp_path / "out")
+        assert ExifTags.Base.Orientation not in tags
+        upright = picture(mode).convert("L" if mode == "1" else "RGB")
+        upright = upright.transpose(Image.Transpose.ROTATE_270)
+        np.testing.assert_array_equal(np.asarray(opened(tmp_path / "out")), np.asarray(upright))
 
     @pytest.mark.parametrize("compression", ["tiff_lzw", "raw"])
-    def test_tiff_gives_up_compression_for_exif(self, tmp_path: Path, compression: str) -> None:
+    def test_tiff_keeps_exif_and_its_compression(self, tmp_path: Path, compression: str) -> None:
         source = saved(picture("RGB"), tmp_path / "in", "TIFF", compression=compression)
         source.write_bytes(with_iso(source.read_bytes(), 3200))
         denoise_file(source, tmp_path / "out", identity)
         after = opened(tmp_path / "out")
         tags = after.getexif().get_ifd(ExifTags.IFD.Exif)
         assert tags == {ExifTags.Base.ISOSpeedRatings: 3200}
-        assert after.info["compression"] == "raw"
+        assert after.info["compression"] == compression
         assert after.tobytes() == picture("RGB").tobytes()
 
     def test_senseless_resolution_is_dropped(self, tmp_path: Path) -> None:

@@ -247,7 +247,7 @@ class TestRefusals:
             (np.full((9, 9), np.nan, "f4"), {}, "values that are no numbers: replace them"),
             (np.array([[1, np.inf]], "f8"), {}, "has infinite values"),
             (np.zeros((16, 32, 32), "u2"), {"volumetric": True, "tile": (16, 16, 16)}, "volumes"),
-            (np.zeros((9, 9), "u2"), {"photometric": "cfa"}, "pixels of kind CFA are not"),
+            (np.zeros((9, 9), "u2"), {"photometric": "cfa"}, "is a raw photograph"),
         ],
     )
     def test_refused(
