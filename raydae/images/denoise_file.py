@@ -129,17 +129,12 @@ def _denoise_with_pillow(
     for plane in picture.planes:
         denoise_values(plane, denoise, stretches)
     with _replacing(target) as temporary:
-        size, lost = write(picture, source, temporary)
-    _say_lost(lost, say)
+        size, lines = write(picture, source, temporary)
+    for line in lines:
+        say(line)
     if picture.bits > 8:
         say(f"its {picture.bits} bits a channel became 8: save it as PNG or TIFF to keep them")
     return size
-
-
-def _say_lost(lost: list[str], say: Callable[[str], None]) -> None:
-    """Say in one line what the result has lost."""
-    if lost:
-        say(f"lost {', '.join(lost)}")
 
 
 def _denoise_png16(
@@ -158,5 +153,6 @@ def _denoise_png16(
     denoise_values(colours, denoise, stretches)
     with _replacing(target) as temporary:
         temporary.write_bytes(png16.encode(pixels, kept))
-    _say_lost(lost, say)
+    if lost:
+        say(f"lost {', '.join(lost)}")
     return header.height, header.width

@@ -1,35 +1,47 @@
 """Keep what a picture says beside its pixels, and tell what is lost.
 
-Pillow writes EXIF, XMP, the ICC profile and the resolution. Here the parts of the source are copied
-into the file that it wrote, byte by byte where the format allows it.
+Pillow writes EXIF, XMP, the ICC profile and the resolution of some formats. Here the parts of a
+source are copied into the file that Pillow wrote, byte by byte, if the format allows it.
 """
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from raydae.images import png_chunks
-
-# Options of `Image.save` that are copied here instead.
-_OWN_METADATA = {"exif", "icc_profile", "xmp", "dpi"}
-
-Restore = Callable[[bytes, bytes], tuple[bytes, list[str]]]
-"""Takes a source and what Pillow wrote; returns the file to write and what is lost."""
+from raydae.images import avif_boxes, jp2_boxes, jpeg_segments, lost_metadata, png_chunks
 
 
-def _restore_png(source: bytes, written: bytes) -> tuple[bytes, list[str]]:
+def _restore_png(source: bytes, written: bytes) -> tuple[bytes, list[str], list[str]]:
     kept, lost = png_chunks.kept_chunks(source)
-    return png_chunks.with_chunks(written, kept), lost
+    return png_chunks.with_chunks(written, kept), lost, []
 
 
-_RESTORE: dict[str, Restore] = {"PNG": _restore_png}
+def _restore_jp2(source: bytes, written: bytes) -> tuple[bytes, list[str], list[str]]:
+    return *jp2_boxes.restored(source, written), []
+
+
+def _restore_avif(source: bytes, written: bytes) -> tuple[bytes, list[str], list[str]]:
+    return *avif_boxes.restored(source, written), []
+
+
+_RESTORE: dict[str, Callable[[bytes, bytes], tuple[bytes, list[str], list[str]]]] = {
+    "JPEG": jpeg_segments.restored,
+    "PNG": _restore_png,
+    "JPEG2000": _restore_jp2,
+    "AVIF": _restore_avif,
+}
+"""Each takes a source and what Pillow wrote; returns the file to write, the names of what is lost,
+and the names of what was kept and not denoised."""
+
+# Options of `Image.save` that are copied here instead, for each format.
+_COPIED = {"PNG": {"exif", "icc_profile", "xmp", "dpi"}}
+_COPIED["JPEG"] = _COPIED["PNG"]
 
 
 def without_copied(options: dict[str, Any], file_format: str) -> dict[str, Any]:
-    """Return the options of `Image.save`, less the metadata that `restored` copies."""
-    if file_format not in _RESTORE:
-        return options
-    return {key: value for key, value in options.items() if key not in _OWN_METADATA}
+    """Return the options of `Image.save`, less the metadata that `restore` copies."""
+    copied = _COPIED.get(file_format, set())
+    return {key: value for key, value in options.items() if key not in copied}
 
 
 def restore(source: Path, written: Path, file_format: str) -> list[str]:
@@ -41,13 +53,18 @@ def restore(source: Path, written: Path, file_format: str) -> list[str]:
         file_format: Pillow's name of the format of both.
 
     Returns:
-        The names of what is lost.
+        Lines for the user: what is lost, and what was not denoised.
 
     Raises:
         OSError: A file cannot be read or written.
     """
-    if file_format not in _RESTORE:
-        return []
-    content, lost = _RESTORE[file_format](source.read_bytes(), written.read_bytes())
-    written.write_bytes(content)
-    return lost
+    unchanged: list[str] = []
+    if file_format in _RESTORE:
+        old, new = source.read_bytes(), written.read_bytes()
+        content, lost, unchanged = _RESTORE[file_format](old, new)
+        if content != new:
+            written.write_bytes(content)
+    else:
+        lost = lost_metadata.names_of(source, file_format)
+    lines = [f"lost {', '.join(lost)}"] if lost else []
+    return lines + ([f"not denoised, but kept: {', '.join(unchanged)}"] if unchanged else [])

@@ -70,7 +70,7 @@ def decode(source: Path, max_pixels: int) -> Picture:
             )
         image.load()
         metadata = without_copied(_metadata(image), format_name)
-        options = {**_SAVE_OPTIONS.get(format_name, {}), **metadata}
+        options = {**_save_options(format_name, mode), **metadata}
         alpha = None
         if mode.startswith("I"):
             planes = [read_channels(image, ..., np.int32 if mode == "I" else np.uint16)]
@@ -94,11 +94,19 @@ def can_store(format_name: str, mode: str) -> bool:
     """Return whether a format keeps a mode, found by saving and opening one pixel."""
     buffer = io.BytesIO()
     try:
-        Image.new(mode, (1, 1)).save(buffer, format_name)
+        Image.new(mode, (1, 1)).save(buffer, format_name, **_save_options(format_name, mode))
     except (OSError, ValueError):
         return False
     with Image.open(buffer, formats=[format_name]) as image:
         return str(image.mode) == mode
+
+
+def _save_options(format_name: str, mode: str) -> dict[str, Any]:
+    """Return the options of `Image.save` for the quality of a format."""
+    options = _SAVE_OPTIONS.get(format_name, {})
+    if format_name == "AVIF" and mode == "L":  # with colour, it would be read as RGB
+        options = {**options, "subsampling": "4:0:0"}
+    return options
 
 
 def _metadata(image: Image.Image) -> dict[str, Any]:
@@ -137,7 +145,7 @@ def write(picture: Picture, source: Path, target: Path) -> tuple[tuple[int, int]
         target: The file to write, not atomically.
 
     Returns:
-        The picture's (height, width), and the names of what is lost.
+        The picture's (height, width), and lines for the user: what is lost, or was not denoised.
 
     Raises:
         OSError: The target cannot be written.

@@ -206,11 +206,17 @@ class TestFormats:
         np.testing.assert_allclose(np.asarray(after, int), np.asarray(before, int), atol=4)
 
     @pytest.mark.skipif("AVIF" not in pictures.formats(), reason="Pillow without AVIF")
-    def test_avif(self, tmp_path: Path) -> None:
-        source = saved(smooth(), tmp_path / "in.avif", "AVIF")
+    @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+    def test_avif(self, tmp_path: Path, mode: str) -> None:
+        image = smooth(mode)
+        if mode == "RGBA":  # alpha that is opaque everywhere is not stored
+            image.putpixel((0, 0), (9, 9, 9, 9))
+        source = saved(image, tmp_path / "in.avif", "AVIF")
         denoise_file(source, tmp_path / "out.avif", identity)
         before, after = opened(source), opened(tmp_path / "out.avif")
-        assert (after.format, after.mode) == ("AVIF", "RGB")
+        if before.mode != mode:
+            pytest.skip("old Pillow")
+        assert (after.format, after.mode) == ("AVIF", mode)
         assert np.abs(np.asarray(after, int) - np.asarray(before, int)).mean() < 2
 
     @pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_adobe_deflate", "packbits"])
@@ -226,16 +232,6 @@ class TestFormats:
         source = saved(picture("RGB"), tmp_path / "in.jpg", "PNG")
         denoise_file(source, tmp_path / "new" / "folder" / "out.jpg", identity)
         assert opened(tmp_path / "new" / "folder" / "out.jpg").format == "PNG"
-
-    def test_main_picture_of_a_phone_jpeg_is_kept(self, tmp_path: Path) -> None:
-        source = saved(
-            *(smooth(), tmp_path / "in.jpg", "MPO"), save_all=True, append_images=[picture("RGB")]
-        )
-        assert opened(source).format == "MPO"
-        denoise_file(source, tmp_path / "out.jpg", identity)
-        after = opened(tmp_path / "out.jpg")
-        assert (after.format, after.size) == ("JPEG", smooth().size)
-        np.testing.assert_allclose(np.asarray(after, int), np.asarray(smooth(), int), atol=8)
 
     @pytest.mark.parametrize("file_format", ["PNG", "WEBP"])
     def test_several_frames_are_refused(self, tmp_path: Path, file_format: str) -> None:
