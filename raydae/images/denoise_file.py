@@ -47,7 +47,7 @@ def denoise_file(
 
     The module's table lists the modes, and docs/pictures.md what is kept. The orientation tag is
     kept and not applied, except in TIFFs with palettes or less than 8 bits: Pillow turns them
-    upright, and the tag is removed.
+    upright, and the tag becomes 1.
 
     JPEG and AVIF are written with quality 95 and without chroma subsampling, the other formats
     without loss. A TIFF keeps its compression; if that was lossy, it is deflated.

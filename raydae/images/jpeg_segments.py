@@ -97,12 +97,11 @@ def restored(source: bytes, written: bytes) -> tuple[bytes, list[str], list[str]
     for segment in old.segments:
         if segment.marker == _APP11 and b"jumb" in segment.data[:64]:
             lost.append("content credentials")  # their hash is of the old pixels
+        elif segment in kept and segment.data[:12] == b"ICC_PROFILE\0":
+            continue  # twice in front of the picture, its parts would not be counted right
         elif segment.marker == _COM or (segment.marker in _APPS and not _is_adobe(segment)):
             kept.append(segment)
-    has_jfif = any(_is_jfif(segment) for segment in kept)
-    own = [part for part in new.segments if not (has_jfif and _is_jfif(part))]
-    own_jfif = [part for part in own if _is_jfif(part)]
-    segments = [*own_jfif, *kept, *(part for part in own if not _is_jfif(part))]
+    segments = kept + [part for part in new.segments if not _is_jfif(part)]
     result = Parts(segments, new.scans, old.trailer)
     before = len(source) - len(old.trailer)
     after = len(result.picture)

@@ -24,11 +24,17 @@ def _restore_avif(source: bytes, written: bytes) -> tuple[bytes, list[str], list
     return *avif_boxes.restored(source, written), []
 
 
+def _restore_pcx(source: bytes, written: bytes) -> tuple[bytes, list[str], list[str]]:
+    resolution = slice(12, 16)
+    return written[: resolution.start] + source[resolution] + written[resolution.stop :], [], []
+
+
 _RESTORE: dict[str, Callable[[bytes, bytes], tuple[bytes, list[str], list[str]]]] = {
     "JPEG": jpeg_segments.restored,
     "PNG": _restore_png,
     "JPEG2000": _restore_jp2,
     "AVIF": _restore_avif,
+    "PCX": _restore_pcx,
 }
 """Each takes a source and what Pillow wrote; returns the file to write, the names of what is lost,
 and the names of what was kept and not denoised."""

@@ -109,6 +109,9 @@ def _save_options(format_name: str, mode: str) -> dict[str, Any]:
     return options
 
 
+_ENCODER = b"Created by "  # the comment of an encoder about itself
+
+
 def _metadata(image: Image.Image) -> dict[str, Any]:
     """Return the metadata of a loaded image as options of `Image.save`."""
     options: dict[str, Any] = {
@@ -117,6 +120,13 @@ def _metadata(image: Image.Image) -> dict[str, Any]:
     dpi = tuple(float(value) for value in image.info.get("dpi", ()))
     if dpi and all(0 < value < 65536 for value in dpi):  # some files say 0 or nan
         options["dpi"] = dpi
+    elif image.format == "BMP":  # without, Pillow would say 96
+        options["dpi"] = (0, 0)
+    if image.format == "TGA" and "id_section" in image.info:
+        options["id_section"] = image.info["id_section"]
+    comment = image.info.get("comment", b"")
+    if image.format == "JPEG2000" and not comment.startswith(_ENCODER):
+        options["comment"] = comment
     return options
 
 

@@ -17,16 +17,17 @@ from raydae.images.tiff import open_tiff
 from raydae.images.tiff_rewrite import encode_segment, is_lossless
 
 _DEFLATE = 8
+_ORIENTATION = 274
 _STRIP_BYTES = 2**16
 _SHORT, _LONG, _LONG8 = 3, 4, 16  # types of values
 _GREY, _RGB, _CMYK, _YCBCR = 1, 2, 5, 6  # photometric interpretations
 _PHOTOMETRIC = {"RGB": _RGB, "RGBA": _RGB, "CMYK": _CMYK, "YCbCr": _YCBCR}
 
 # What describes the stored pixels, and is written anew or removed: size, bits, compression, strips,
-# tiles, palettes, alpha, JPEG and fax options, orientation, subsampling, curves of the old bits.
+# tiles, palettes, alpha, JPEG and fax options, subsampling, curves of the old bits.
 _STORAGE = {
-    *(*range(256, 260), 262, 266, 273, 274, 277, 278, 279, 280, 281, 284, 290, 291, 292, 293, 301),
-    *(317, 318, 320, 322, 323, 324, 325, 326, 327, 328, 338, 339, 340, 341, 347),
+    *(*range(256, 260), 262, 266, 273, 277, 278, 279, 280, 281, 284, 290, 291, 292, 293, 301),
+    *(317, 320, 322, 323, 324, 325, 326, 327, 328, 338, 339, 340, 341, 347),
     *(*range(512, 522), 530, 532, 559),
 }
 
@@ -109,7 +110,9 @@ def _write_directory(
         file.seek(at)
         entry = file.read(form.entry_size)
         (code,) = struct.unpack(order + "H", entry[:2])
-        if code not in _STORAGE:
+        if code == _ORIENTATION:
+            numbers = {**numbers, code: (_SHORT, [1])}  # Pillow has turned the pixels upright
+        elif code not in _STORAGE:
             entries[code] = entry
     file.seek(first + count * form.entry_size)
     following = file.read(struct.calcsize(form.value))

@@ -3,6 +3,7 @@
 import io
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -200,3 +201,21 @@ class TestOthers:
     def test_nothing_is_said_if_nothing_is_lost(self, tmp_path: Path, file_format: str) -> None:
         source = saved(smooth(), tmp_path / "in", file_format)
         assert denoised(source)[1] == []
+
+    @pytest.mark.parametrize(
+        ("file_format", "options"),
+        [
+            *(("PCX", {}), ("BMP", {"dpi": (300, 150)}), ("TGA", {"id_section": b"a street"})),
+            ("JPEG2000", {"comment": b"from the balcony"}),
+        ],
+    )
+    def test_what_these_formats_hold(
+        self, tmp_path: Path, file_format: str, options: dict[str, Any]
+    ) -> None:
+        source = saved(smooth(), tmp_path / "in", file_format, **options)
+        if file_format == "PCX":
+            data = source.read_bytes()
+            source.write_bytes(data[:12] + struct.pack("<HH", 300, 150) + data[16:])
+        before, after = opened(source).info, opened(denoised(source)[0]).info
+        keys = [*options, "dpi"] if file_format in ("PCX", "BMP") else list(options)
+        assert {key: after[key] for key in keys} == {key: before[key] for key in keys}
