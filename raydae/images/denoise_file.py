@@ -9,14 +9,14 @@
 | CMYK                  | C, M, Y inverted as RGB; K inverted as grey | CMYK                     |
 | YCbCr                 | uint8 H×W×3, converted                      | YCbCr                    |
 | I, within 0 … 65535   | float32 H×W, see `depth`                    | I                        |
-| PNG of 16 bits        | float32 H×W×3 or H×W, see `depth`           | the same; alpha unchanged|
+| PNG, SGI of 16 bits   | float32 H×W×3 or H×W, see `depth`           | the same; alpha unchanged|
 | JPEG 2000, I;16       | float32 H×W, see `depth`                    | the same                 |
 | TIFF of 8, 16 or 32   | each page, with `pages` if there are several| the same; alpha unchanged|
 | bits or floating point| float32, uint8 if 8 bits; H×W×3 if RGB,     |                          |
 |                       | each channel as H×W if not RGB              |                          |
 | LAB, HSV, others      | refused                                     |                          |
 
-Other formats that Pillow opens as 8 bits although they hold more (colour in PPM, JPEG 2000, SGI and
+Other formats that Pillow opens as 8 bits although they hold more (colour in PPM, JPEG 2000 and
 AVIF) are written with 8 bits. A transparent colour of a PNG becomes an alpha channel.
 """
 
@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from raydae.core.errors import UserError
-from raydae.images import png16
+from raydae.images import png16, sgi16
 from raydae.images.denoise_tiff import denoise_tiff
 from raydae.images.depth import Denoise, Stretches, denoise_values
 from raydae.images.pictures import MAX_PIXELS, PictureError, reading, reason_of
@@ -81,13 +81,15 @@ def denoise_file(
     stretches = Stretches()
     with reading(source), source.open("rb") as stream:
         refuse_raw(stream, source.name)
-        header = png16.read_header(stream)
+        png_header, sgi_header = png16.read_header(stream), sgi16.read_header(stream)
         beyond_pillow = is_beyond_pillow(stream)
     if beyond_pillow:
         with _replacing(target) as temporary:
             size = denoise_tiff(source, temporary, denoise, max_pixels, pages, stretches)
-    elif header is not None:
-        size = _denoise_png16(source, target, denoise, header, max_pixels, stretches, say)
+    elif png_header is not None:
+        size = _denoise_png16(source, target, denoise, png_header, max_pixels, stretches, say)
+    elif sgi_header is not None:
+        size = _denoise_sgi16(source, target, denoise, sgi_header, max_pixels, stretches)
     else:
         size = _denoise_with_pillow(source, target, denoise, max_pixels, stretches, say)
     if stretches.line:
@@ -155,4 +157,23 @@ def _denoise_png16(
         temporary.write_bytes(png16.encode(pixels, kept))
     if lost:
         say(f"lost {', '.join(lost)}")
+    return header.height, header.width
+
+
+def _denoise_sgi16(
+    source: Path,
+    target: Path,
+    denoise: Denoise,
+    header: sgi16.Header,
+    max_pixels: int,
+    stretches: Stretches,
+) -> tuple[int, int]:
+    """Denoise an SGI picture of 16 bits; return (height, width)."""
+    with reading(source):
+        data = source.read_bytes()
+        pixels = sgi16.decode(data, header, max_pixels)
+    colours = pixels[..., :3] if header.channels > 2 else pixels[..., 0]
+    denoise_values(colours, denoise, stretches)
+    with _replacing(target) as temporary:
+        temporary.write_bytes(sgi16.encode(pixels, data))
     return header.height, header.width

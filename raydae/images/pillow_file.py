@@ -20,7 +20,7 @@ from raydae.images.pictures import (
     reason_of,
     working_mode,
 )
-from raydae.images.stored_bits import stored_bits
+from raydae.images.stored_bits import is_monochrome, stored_bits
 from raydae.images.tiff_directory import write_pixels
 
 # The channels to denoise, for the modes that have others.
@@ -70,7 +70,8 @@ def decode(source: Path, max_pixels: int) -> Picture:
             )
         image.load()
         metadata = without_copied(_metadata(image), format_name)
-        options = {**_save_options(format_name, mode), **metadata}
+        is_grey = format_name == "AVIF" and is_monochrome(source)
+        options = {**_save_options(format_name, is_grey), **metadata}
         alpha = None
         if mode.startswith("I"):
             planes = [read_channels(image, ..., np.int32 if mode == "I" else np.uint16)]
@@ -94,17 +95,17 @@ def can_store(format_name: str, mode: str) -> bool:
     """Return whether a format keeps a mode, found by saving and opening one pixel."""
     buffer = io.BytesIO()
     try:
-        Image.new(mode, (1, 1)).save(buffer, format_name, **_save_options(format_name, mode))
+        Image.new(mode, (1, 1)).save(buffer, format_name, **_save_options(format_name, mode == "L"))
     except (OSError, ValueError):
         return False
     with Image.open(buffer, formats=[format_name]) as image:
         return str(image.mode) == mode
 
 
-def _save_options(format_name: str, mode: str) -> dict[str, Any]:
+def _save_options(format_name: str, is_grey: bool) -> dict[str, Any]:
     """Return the options of `Image.save` for the quality of a format."""
     options = _SAVE_OPTIONS.get(format_name, {})
-    if format_name == "AVIF" and mode == "L":  # with colour, it would be read as RGB
+    if format_name == "AVIF" and is_grey:  # with colour channels, it would be read as RGB
         options = {**options, "subsampling": "4:0:0"}
     return options
 
@@ -125,7 +126,7 @@ def _metadata(image: Image.Image) -> dict[str, Any]:
     if image.format == "TGA" and "id_section" in image.info:
         options["id_section"] = image.info["id_section"]
     comment = image.info.get("comment", b"")
-    if image.format == "JPEG2000" and not comment.startswith(_ENCODER):
+    if image.format in ("JPEG2000", "GIF") and not comment.startswith(_ENCODER):
         options["comment"] = comment
     return options
 

@@ -19,8 +19,6 @@ def stored_bits(source: Path, file_format: str) -> int:
         head = file.read(_HEAD)
     if file_format == "JPEG2000" and (start := head.find(b"\xff\x4f\xff\x51")) >= 0:
         return (head[start + 42] & 127) + 1  # Ssiz of the first component
-    if file_format == "SGI":
-        return 8 * head[3]
     if file_format == "AVIF" and (start := head.find(b"av1C")) >= 0:
         flags = head[start + 6]
         return (12 if flags & 0x20 else 10) if flags & 0x40 else 8
@@ -30,3 +28,15 @@ def stored_bits(source: Path, file_format: str) -> int:
         if words[0] in (b"P2", b"P3", b"P5", b"P6") and words[3].isdigit():
             return max(8, int(words[3]).bit_length())
     return 8
+
+
+def is_monochrome(source: Path) -> bool:
+    """Return whether an AVIF has no colour channels; Pillow opens it as RGBA if it has alpha.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with source.open("rb") as file:
+        head = file.read(_HEAD)
+    start = head.find(b"av1C")  # the main picture's is in front of its alpha's
+    return start >= 0 and bool(head[start + 6] & 0x10)

@@ -181,6 +181,21 @@ class TestAvif:
         if mode == "RGB":
             assert np.abs(np.asarray(after, int) - expected).mean() < 2
 
+    def test_grey_with_alpha_stays_grey(self, tmp_path: Path) -> None:
+        image = smooth("LA")
+        image.putalpha(90)
+        options = {"subsampling": "4:0:0", "quality": 100}
+        source = saved(image, tmp_path / "in.avif", "AVIF", **options)
+        if opened(source).mode != "RGBA":
+            pytest.skip("old Pillow")
+        target, _ = denoised(source)
+        data = target.read_bytes()
+        assert data[data.find(b"av1C") + 6] & 0x10  # monochrome
+        np.testing.assert_allclose(
+            np.asarray(opened(target), int)[..., 0], 255 - np.asarray(image, int)[..., 0], atol=8
+        )
+        assert set(opened(target).getchannel("A").tobytes()) == {90}
+
 
 class TestOthers:
     def test_webp(self, tmp_path: Path) -> None:
