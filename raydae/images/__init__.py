@@ -2,10 +2,15 @@
 
 - `config`: the settings of the images
 - `pictures`: read image files of many formats and modes
-- `png16`, `tiff`: read what Pillow would cut to 8 bits; `stored_bits`: tell where it does
+- `raw_photographs`: tell raw photographs, which are refused
+- `png16`, `sgi16`, `tiff`: read what Pillow would cut to 8 bits; `stored_bits`: tell where it does
 - `depth`: denoise values of any depth; scale them to 8 bits
 - `denoise_file`: denoise one into another file of the same mode, format and metadata
-- `denoise_tiff`: the pages of a TIFF; `tiff_rewrite`: replace the pixels in a copy of one
+- `denoise_tiff`: the pages of a TIFF; `tiff_rewrite`: replace the pixels in a copy of one;
+  `tiff_directory`: with pixels of another form
+- `pillow_file`: those that Pillow reads and writes; `metadata`: copy what Pillow does not write,
+  with `jpeg_segments`, `png_chunks`, `jp2_boxes`, `avif_boxes` (of `iso_boxes`) and `bmp_header`;
+  `lost_metadata`: name what is lost in others
 - `inputs`: find the pictures that a user's files, folders and patterns name
 - `source`: the protocol of a data source of the user's own
 - `image_sets`: the sets of a run, and their file

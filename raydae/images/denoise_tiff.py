@@ -24,6 +24,9 @@ from raydae.images.tiff import (
     read_plane,
 )
 
+# GDAL leaves room for the other answer.
+_GDAL_HEAD, _GDAL_LAYOUT = 1024, b"KNOWN_INCOMPATIBLE_EDITION="
+
 
 def denoise_tiff(
     source: Path,
@@ -55,6 +58,7 @@ def denoise_tiff(
     """
     _check_all(source, max_pixels, pages)
     shutil.copyfile(source, target)
+    _tell_gdal(target)
     # The copy's own planes: writing one page does not move another.
     import tifffile
 
@@ -81,6 +85,15 @@ def denoise_tiff(
     except PictureError as error:  # what the source calls pixels was something else
         raise PictureError(f"{source}: is damaged: the result could not be read") from error
     return size
+
+
+def _tell_gdal(target: Path) -> None:
+    """Say in a cloud-optimized GeoTIFF that its tiles are not where its first lines say."""
+    with target.open("r+b") as file:
+        start = file.read(_GDAL_HEAD).find(_GDAL_LAYOUT + b"NO\n ")
+        if start >= 0:
+            file.seek(start)
+            file.write(_GDAL_LAYOUT + b"YES\n")
 
 
 def _check_all(source: Path, max_pixels: int, pages: bool) -> None:

@@ -24,13 +24,6 @@ def names_of(source: Path, file_format: str) -> list[str]:
     if file_format == "PPM":
         header = head.split(b"\n", 8)[:8]
         return ["comments"] if any(line.startswith(b"#") for line in header[1:4]) else []
-    if file_format == "BMP" and len(head) >= 122:
-        (size,) = struct.unpack_from("<I", head, 14)
-        colours = head[70:74]
-        if size >= 124 and colours in (b"DEBM", b"KNIL"):
-            return ["ICC profile"]
-        if size >= 108 and colours == b"\0\0\0\0":
-            return ["primaries and gamma"]
     if file_format == "TGA" and _has_tga_extension(source):
         return ["TGA extension area"]
     return []

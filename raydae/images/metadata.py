@@ -4,11 +4,19 @@ Pillow writes EXIF, XMP, the ICC profile and the resolution of some formats. Her
 source are copied into the file that Pillow wrote, byte by byte, if the format allows it.
 """
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from raydae.images import avif_boxes, jp2_boxes, jpeg_segments, lost_metadata, png_chunks
+from raydae.images import (
+    avif_boxes,
+    bmp_header,
+    jp2_boxes,
+    jpeg_segments,
+    lost_metadata,
+    png_chunks,
+)
 
 
 def _restore_png(source: bytes, written: bytes) -> tuple[bytes, list[str], list[str]]:
@@ -29,12 +37,17 @@ def _restore_pcx(source: bytes, written: bytes) -> tuple[bytes, list[str], list[
     return written[: resolution.start] + source[resolution] + written[resolution.stop :], [], []
 
 
+def _restore_bmp(source: bytes, written: bytes) -> tuple[bytes, list[str], list[str]]:
+    return bmp_header.restored(source, written), [], []
+
+
 _RESTORE: dict[str, Callable[[bytes, bytes], tuple[bytes, list[str], list[str]]]] = {
     "JPEG": jpeg_segments.restored,
     "PNG": _restore_png,
     "JPEG2000": _restore_jp2,
     "AVIF": _restore_avif,
     "PCX": _restore_pcx,
+    "BMP": _restore_bmp,
 }
 """Each takes a source and what Pillow wrote; returns the file to write, the names of what is lost,
 and the names of what was kept and not denoised."""
@@ -67,7 +80,10 @@ def restore(source: Path, written: Path, file_format: str) -> list[str]:
     unchanged: list[str] = []
     if file_format in _RESTORE:
         old, new = source.read_bytes(), written.read_bytes()
-        content, lost, unchanged = _RESTORE[file_format](old, new)
+        try:
+            content, lost, unchanged = _RESTORE[file_format](old, new)
+        except (ValueError, IndexError, struct.error):  # Pillow read the pixels nevertheless
+            content, lost = new, ["all metadata, which is damaged"]
         if content != new:
             written.write_bytes(content)
     else:

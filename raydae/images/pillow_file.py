@@ -126,7 +126,7 @@ def _metadata(image: Image.Image) -> dict[str, Any]:
     if image.format == "TGA" and "id_section" in image.info:
         options["id_section"] = image.info["id_section"]
     comment = image.info.get("comment", b"")
-    if image.format in ("JPEG2000", "GIF") and not comment.startswith(_ENCODER):
+    if image.format == "JPEG2000" and not comment.startswith(_ENCODER):
         options["comment"] = comment
     return options
 

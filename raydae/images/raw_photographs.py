@@ -3,6 +3,7 @@
 Most of their formats are TIFFs, and a reader of TIFFs finds the thumbnail in them.
 """
 
+import re
 from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, BinaryIO, cast
@@ -20,9 +21,10 @@ _SUFFIXES = {
 # The first bytes of those with a form of their own: (where, which, name).
 _BEGINNINGS = [
     *((0, b"IIRO", "ORF"), (0, b"IIRS", "ORF"), (0, b"MMOR", "ORF"), (0, b"IIU\0", "RW2")),
-    *((8, b"CR\2", "CR2"), (0, b"FUJIFILMCCD-RAW", "RAF"), (0, b"FOVb", "X3F")),
-    *((6, b"HEAPCCDR", "CRW"), (4, b"ftypcrx ", "CR3"), (0, b"\0MRM", "MRW"), (8, b"IIII", "IIQ")),
+    *((4, b"\x10\0\0\0CR\2", "CR2"), (0, b"FUJIFILMCCD-RAW", "RAF"), (0, b"FOVb", "X3F")),
+    *((6, b"HEAPCCDR", "CRW"), (4, b"ftypcrx ", "CR3"), (0, b"\0MRM", "MRW")),
 ]
+_PHASE_ONE = re.compile(rb"IIII.waR|MMMM.Raw|IIIITwaR|MMMMRawT", re.DOTALL)  # at byte 8
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _CFA, _LINEAR_RAW = 32803, 34892  # photometric interpretations
 _DNG_VERSION = 50706
@@ -42,6 +44,8 @@ def refuse_raw(stream: BinaryIO, name: str) -> None:
     for start, which, kind in _BEGINNINGS:
         if beginning[start : start + len(which)] == which:
             _refuse(kind)
+    if _PHASE_ONE.fullmatch(beginning[8:16]):
+        _refuse("IIQ")
     if beginning[:4] in _TIFF:
         if suffix in _SUFFIXES:
             _refuse(suffix.upper())
@@ -56,9 +60,9 @@ def has_sensor_data(stream: BinaryIO) -> bool:
     try:
         with tifffile.TiffFile(stream) as tiff:
             for page in cast("Iterator[TiffPage]", islice(tiff.pages, _MAX_PAGES)):
-                parts = [page, *cast("list[TiffPage]", list(page.pages or ()))]
-                if _DNG_VERSION in page.tags:
+                if _DNG_VERSION in page.tags or page.photometric in (_CFA, _LINEAR_RAW):
                     return True
+                parts = cast("list[TiffPage]", list(page.pages or ()))
                 if any(part.photometric in (_CFA, _LINEAR_RAW) for part in parts):
                     return True
     except Exception:  # whatever is wrong with it, its reader has a message for it

@@ -37,6 +37,7 @@ NO_TORCH = [
     *(f"raydae.images.{name}" for name in ("pictures", "sources", "source", "synthetic")),
     *(f"raydae.images.{name}" for name in ("bsds500", "bsds500_download", "denoise_file")),
     *(f"raydae.images.{name}" for name in ("denoise_tiff", "tiff_rewrite", "png16", "depth")),
+    *(f"raydae.images.{name}" for name in ("pillow_file", "metadata", "sgi16")),
     "raydae.noise.gaussian",
     "raydae.noise.estimate",
     "raydae.training.samples",

@@ -16,7 +16,7 @@ from tests.images.deep_pictures import RAMP, pages_of, random_values, tags_of, t
 from tests.images.sample_pictures import Recorder, identity, inverted
 from tests.images.test_denoise_file_metadata import with_iso
 
-DTYPES = ["u2", "u4", "i1", "i2", "i4", "f2", "f4", "f8"]
+DTYPES = ["u1", "u2", "u4", "i1", "i2", "i4", "f2", "f4", "f8"]
 STORED: list[dict[str, Any]] = [
     {},
     {"rowsperstrip": 7},

@@ -234,3 +234,29 @@ class TestOthers:
         before, after = opened(source).info, opened(denoised(source)[0]).info
         keys = [*options, "dpi"] if file_format in ("PCX", "BMP") else list(options)
         assert {key: after[key] for key in keys} == {key: before[key] for key in keys}
+
+    @pytest.mark.parametrize("mode", ["L", "RGB"])
+    @pytest.mark.parametrize("size", [108, 124])
+    def test_colours_of_a_bmp(self, tmp_path: Path, mode: str, size: int) -> None:
+        source = saved(smooth(mode), tmp_path / "in.bmp", "BMP")
+        data = source.read_bytes()
+        kind = b"DEBM" if size == 124 else bytes(4)  # an embedded profile; primaries and gamma
+        tail = bytes(16) + kind + bytes(range(48))
+        profile = PROFILE if size == 124 else b""
+        if profile:
+            tail += struct.pack("<4I", 4, len(data) - 14 + size - 40, len(profile), 0)
+        head = data[:10] + struct.pack("<I", struct.unpack_from("<I", data, 10)[0] + size - 40)
+        header = struct.pack("<I", size) + data[18:54] + tail
+        assert len(header) == size
+        source.write_bytes(head + header + data[54:] + profile)
+        target, lines = denoised(source)
+        after = target.read_bytes()
+        assert after[14:18] + after[54:] != data[14:18] + data[54:]
+        assert after[70:122] == kind + bytes(range(48))
+        assert after.endswith(profile)
+        assert struct.unpack_from("<I", after, 2) == (len(after),)
+        if profile:
+            start, length = struct.unpack_from("<II", after, 14 + 112)
+            assert after[14 + start : 14 + start + length] == profile
+        np.testing.assert_array_equal(np.asarray(opened(target)), 255 - np.asarray(smooth(mode)))
+        assert lines == []

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from raydae.images.denoise_file import denoise_file
 from raydae.images.pictures import PictureError, read_rgb
@@ -95,6 +96,15 @@ def test_smaller_copies_in_directories_are_kept(tmp_path: Path) -> None:
         np.testing.assert_array_equal(page.pages[0].asarray(), 255 - pixels[::2, ::2])
 
 
+def test_gdal_is_told_that_the_layout_has_changed(tmp_path: Path) -> None:
+    """A cloud-optimized GeoTIFF says in front of each tile how long it is."""
+    layout = b"LAYOUT=IFDS_BEFORE_DATA\nBLOCK_LEADER=SIZE_AS_UINT4\nKNOWN_INCOMPATIBLE_EDITION="
+    pixels = random_values((20, 30, 3), np.uint8)
+    source = tiff(tmp_path / "in.tif", pixels, photometric="rgb", description=layout + b"NO\n ")
+    denoise_file(source, tmp_path / "out.tif", inverted)
+    assert layout + b"YES\n" in (tmp_path / "out.tif").read_bytes()
+
+
 class TestValues:
     @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32])
     @pytest.mark.parametrize("compression", [None, "zlib"])
@@ -177,7 +187,11 @@ class TestRawPhotographs:
         ("beginning", "kind"),
         [
             *((b"IIRO\x08\0\0\0", "ORF"), (b"IIU\0\x18\0\0\0", "RW2")),
-            *((b"II*\0\x10\0\0\0CR\2\0", "CR2"), (b"FUJIFILMCCD-RAW 0201", "RAF")),
+            *(
+                (b"II*\0\x10\0\0\0CR\2\0", "CR2"),
+                (b"II*\0\x08\0\0\0IIII\1waR", "IIQ"),
+                (b"FUJIFILMCCD-RAW 0201", "RAF"),
+            ),
         ],
     )
     def test_known_by_its_first_bytes(self, tmp_path: Path, beginning: bytes, kind: str) -> None:
@@ -190,6 +204,22 @@ class TestRawPhotographs:
         version = (50706, 1, 4, b"\1\4\0\0", True)
         source = tiff(tmp_path / "a.tif", pixels, photometric="rgb", extratags=[version])
         self.check(source, "is a raw photograph")
+
+    def test_pixels_that_look_like_a_mark_are_no_raw_photograph(self, tmp_path: Path) -> None:
+        for mark in (b"CR\2\0", b"IIII"):
+            pixels = np.frombuffer(mark * 20, np.uint8).reshape(8, 10)
+            source = tmp_path / "in.tif"
+            Image.fromarray(pixels).save(source)
+            data = source.read_bytes()
+            (start,) = struct.unpack_from("<I", data, 4)
+            # As libtiff writes it: the pixels behind the header, the directory behind them.
+            strip = struct.pack("<HHII", 273, 4, 1, data.find(pixels.tobytes()))
+            assert strip in data
+            moved = data[8:].replace(strip, struct.pack("<HHII", 273, 4, 1, 8))
+            head = data[:4] + struct.pack("<I", start + pixels.size)
+            source.write_bytes(head + pixels.tobytes() + moved)
+            denoise_file(source, tmp_path / "out.tif", identity)
+            np.testing.assert_array_equal(np.asarray(opened(tmp_path / "out.tif")), pixels)
 
     @staticmethod
     def check(source: Path, reason: str) -> None:
