@@ -170,4 +170,5 @@ def write(picture: Picture, source: Path, target: Path) -> tuple[tuple[int, int]
         image.save(target, picture.format, **picture.options)
     except Exception as error:  # Pillow cannot write metadata that it read
         raise OSError(reason_of(error)) from error
+    del image  # its memory, before files are read
     return size, restore(source, target, picture.format)

@@ -25,6 +25,7 @@ _STORAGE = {
 # whose fourth letter is a capital must not be copied if pixels change.
 _KNOWN = {b"bKGD", b"cHRM", b"gAMA", b"iCCP", b"pHYs", b"sPLT", b"sRGB", b"tIME", b"cICP", b"mDCV"}
 _KNOWN |= {b"cLLI", b"eXIf", b"tEXt", b"iTXt", b"zTXt"}
+_KNOWN |= {b"oFFs", b"pCAL", b"sCAL", b"sTER"}  # registered extensions
 
 
 class Chunk(NamedTuple):

@@ -88,6 +88,7 @@ SAFE: dict[bytes, bytes] = {
     b"tEXt": b"Comment\0from the balcony",
     b"iTXt": b"XML:com.adobe.xmp\0\0\0\0\0<x:xmpmeta/>",
     b"eXIf": b"II*\0\x08\0\0\0\0\0\0\0\0\0",
+    b"sCAL": b"\1" + b"0.5\x000.5",
     b"prVt": b"a private chunk",
 }
 
