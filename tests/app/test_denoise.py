@@ -125,3 +125,23 @@ def test_pages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with tifffile.TiffFile(tmp_path / "out" / "a.tif") as file:
         assert file.series[0].axes == "ZYX"
         assert (file.asarray() != stack).any((1, 2)).all()
+
+
+def test_what_is_lost_is_told_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "a.ppm"
+    source.write_bytes(b"P6\n# from the balcony\n40 40\n255\n" + bytes(4800))
+    out = str(tmp_path / "out")
+    assert main([str(source), "--out", out, "--model", "gaussian"]) == 0
+    assert "\na.ppm: lost comments\n" in capsys.readouterr().out
+
+
+def test_raw_photograph_is_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tiff(tmp_path / "a.dng", np.zeros((40, 40, 3), np.uint8), photometric="rgb")
+    out = tmp_path / "out"
+    assert main([str(source), "--out", str(out), "--model", "gaussian"]) == 1
+    assert f"{source}: is a raw photograph (DNG): develop it" in capsys.readouterr().out
+    assert not (out / "a.dng").exists()
