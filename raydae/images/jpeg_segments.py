@@ -81,7 +81,7 @@ def _end_of_picture(data: bytes, start: int) -> int:
     return len(data)
 
 
-def restored(source: bytes, written: bytes) -> tuple[bytes, list[str], list[str]]:
+def restored(source: bytes, written: bytes) -> tuple[bytes, list[str]]:
     """Copy the segments of a JPEG and what follows its picture into another one.
 
     Args:
@@ -89,7 +89,7 @@ def restored(source: bytes, written: bytes) -> tuple[bytes, list[str], list[str]
         written: What Pillow wrote, without metadata.
 
     Returns:
-        The file to write, the names of what is lost, and of what follows the picture.
+        The file to write, and the names of what is lost.
     """
     old, new = split(source), split(written)
     lost = []
@@ -111,7 +111,7 @@ def restored(source: bytes, written: bytes) -> tuple[bytes, list[str], list[str]
         new_start = result.picture.find(segments[index].stored) + 4 + len(_MPF)
         data = _moved(segments[index].data, (old_start, before), (new_start, after))
         segments[index] = Segment(_APP2, data)
-    return result.stored, sorted(set(lost)), _names_of(old)
+    return result.stored, sorted(set(lost))
 
 
 def _is_adobe(segment: Segment) -> bool:
@@ -157,9 +157,10 @@ def _moved(data: bytes, before: tuple[int, int], after: tuple[int, int]) -> byte
     return data[:4] + bytes(tiff)
 
 
-def _names_of(parts: Parts) -> list[str]:
-    """Return the names of what follows a picture."""
+def names_of_trailer(source: bytes) -> list[str]:
+    """Return the names of what follows the picture of a JPEG."""
     names = []
+    parts = split(source)
     trailer = parts.trailer
     head = b"".join(part.data for part in parts.segments if part.marker in _APPS) + trailer
     if b"\xff\xd8\xff" in trailer:

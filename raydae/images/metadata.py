@@ -14,43 +14,22 @@ from raydae.images import (
     bmp_header,
     jp2_boxes,
     jpeg_segments,
-    lost_metadata,
+    other_metadata,
     png_chunks,
 )
 
-
-def _restore_png(source: bytes, written: bytes) -> tuple[bytes, list[str], list[str]]:
-    kept, lost = png_chunks.kept_chunks(source)
-    return png_chunks.with_chunks(written, kept), lost, []
-
-
-def _restore_jp2(source: bytes, written: bytes) -> tuple[bytes, list[str], list[str]]:
-    return *jp2_boxes.restored(source, written), []
-
-
-def _restore_avif(source: bytes, written: bytes) -> tuple[bytes, list[str], list[str]]:
-    return *avif_boxes.restored(source, written), []
-
-
-def _restore_pcx(source: bytes, written: bytes) -> tuple[bytes, list[str], list[str]]:
-    resolution = slice(12, 16)
-    return written[: resolution.start] + source[resolution] + written[resolution.stop :], [], []
-
-
-def _restore_bmp(source: bytes, written: bytes) -> tuple[bytes, list[str], list[str]]:
-    return bmp_header.restored(source, written), [], []
-
-
-_RESTORE: dict[str, Callable[[bytes, bytes], tuple[bytes, list[str], list[str]]]] = {
+_RESTORE: dict[str, Callable[[bytes, bytes], tuple[bytes, list[str]]]] = {
     "JPEG": jpeg_segments.restored,
-    "PNG": _restore_png,
-    "JPEG2000": _restore_jp2,
-    "AVIF": _restore_avif,
-    "PCX": _restore_pcx,
-    "BMP": _restore_bmp,
+    "PNG": png_chunks.restored,
+    "JPEG2000": jp2_boxes.restored,
+    "AVIF": avif_boxes.restored,
+    "BMP": bmp_header.restored,
+    "WEBP": other_metadata.restored_webp,
+    "PCX": other_metadata.restored_pcx,
+    "PPM": other_metadata.restored_ppm,
+    "TGA": other_metadata.restored_tga,
 }
-"""Each takes a source and what Pillow wrote; returns the file to write, the names of what is lost,
-and the names of what was kept and not denoised."""
+"""Each takes a source and what Pillow wrote; returns the file to write, and what is lost."""
 
 # Options of `Image.save` that are copied here instead, for each format.
 _COPIED = {"PNG": {"exif", "icc_profile", "xmp", "dpi"}}
@@ -77,16 +56,15 @@ def restore(source: Path, written: Path, file_format: str) -> list[str]:
     Raises:
         OSError: A file cannot be read or written.
     """
-    unchanged: list[str] = []
-    if file_format in _RESTORE:
-        old, new = source.read_bytes(), written.read_bytes()
-        try:
-            content, lost, unchanged = _RESTORE[file_format](old, new)
-        except (ValueError, IndexError, struct.error):  # Pillow read the pixels nevertheless
-            content, lost = new, ["all metadata, which is damaged"]
-        if content != new:
-            written.write_bytes(content)
-    else:
-        lost = lost_metadata.names_of(source, file_format)
+    if file_format not in _RESTORE:
+        return []
+    old, new = source.read_bytes(), written.read_bytes()
+    try:
+        content, lost = _RESTORE[file_format](old, new)
+    except (ValueError, IndexError, struct.error):  # Pillow read the pixels nevertheless
+        content, lost = new, ["all metadata, which is damaged"]
+    if content != new:
+        written.write_bytes(content)
     lines = [f"lost {', '.join(lost)}"] if lost else []
+    unchanged = jpeg_segments.names_of_trailer(old) if file_format == "JPEG" else []
     return lines + ([f"not denoised, but kept: {', '.join(unchanged)}"] if unchanged else [])

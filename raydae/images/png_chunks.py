@@ -110,6 +110,16 @@ def with_chunks(encoded: bytes, kept: bytes) -> bytes:
     return encoded[:33] + kept + encoded[33:]
 
 
+def restored(source: bytes, written: bytes) -> tuple[bytes, list[str]]:
+    """Return what Pillow wrote with the chunks of the source, and what is lost.
+
+    Raises:
+        PixelsError: The source is truncated.
+    """
+    kept, lost = kept_chunks(source)
+    return with_chunks(written, kept), lost
+
+
 def make_chunk(kind: bytes, data: bytes) -> bytes:
     """Return a chunk as it is stored."""
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

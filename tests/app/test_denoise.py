@@ -130,11 +130,13 @@ def test_pages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_is_lost_is_told_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = tmp_path / "a.ppm"
-    source.write_bytes(b"P6\n# from the balcony\n40 40\n255\n" + bytes(4800))
+    source = tmp_path / "a.webp"
+    Image.new("RGB", (40, 40)).save(source)
+    data = source.read_bytes() + b"C2PA\2\0\0\0ok"
+    source.write_bytes(data[:4] + (len(data) - 8).to_bytes(4, "little") + data[8:])
     out = str(tmp_path / "out")
     assert main([str(source), "--out", out, "--model", "gaussian"]) == 0
-    assert "\na.ppm: lost comments\n" in capsys.readouterr().out
+    assert "\na.webp: lost content credentials\n" in capsys.readouterr().out
 
 
 def test_raw_photograph_is_refused_in_one_line(

@@ -201,16 +201,36 @@ class TestOthers:
     def test_webp(self, tmp_path: Path) -> None:
         options = {"xmp": b"<x:xmpmeta/>", "icc_profile": PROFILE}
         source = saved(picture("RGB"), tmp_path / "in.webp", "WEBP", **options)
-        data = source.read_bytes() + b"MINE\4\0\0\0data"
+        data = source.read_bytes() + b"C2PA\2\0\0\0ok" + b"MINE\3\0\0\0own\0"
         source.write_bytes(data[:4] + struct.pack("<I", len(data) - 8) + data[8:])
         target, lines = denoised(source)
-        assert lines == ["lost chunk MINE"]
+        assert lines == ["lost content credentials"]
+        after = target.read_bytes()
+        assert after.endswith(b"MINE\3\0\0\0own\0")
+        assert struct.unpack_from("<I", after, 4) == (len(after) - 8,)
+        assert b"C2PA" not in after
         assert {key: opened(target).info[key] for key in options} == options
 
-    def test_comments_of_a_ppm(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        "head",
+        [b"P6\n# from the balcony\n2 1\n255\n", b"P6\n#one\n2 #two\n1\n#three\n255\n"],
+    )
+    def test_comments_of_a_ppm(self, tmp_path: Path, head: bytes) -> None:
         source = tmp_path / "in.ppm"
-        source.write_bytes(b"P6\n# from the balcony\n2 1\n255\nabcdef")
-        assert denoised(source)[1] == ["lost comments"]
+        source.write_bytes(head + b"ab#def")
+        target, lines = denoised(source)
+        comments = b"".join(b"#" + part.split(b"\n")[0] + b"\n" for part in head.split(b"#")[1:])
+        assert target.read_bytes() == b"P6\n" + comments + b"2 1\n255\n" + bytes(
+            255 - value for value in b"ab#def"
+        )
+        assert lines == []
+
+    def test_extension_of_a_tga_is_lost_and_said(self, tmp_path: Path) -> None:
+        source = saved(smooth(), tmp_path / "in.tga", "TGA")
+        data = source.read_bytes()
+        footer = struct.pack("<II", len(data), 0) + b"TRUEVISION-XFILE.\0"
+        source.write_bytes(data + bytes(495) + footer)
+        assert denoised(source)[1] == ["lost TGA extension area"]
 
     @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM", "TGA"])
     def test_nothing_is_said_if_nothing_is_lost(self, tmp_path: Path, file_format: str) -> None:
