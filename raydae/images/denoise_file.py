@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from raydae.core.errors import UserError
-from raydae.images import png16
+from raydae.images import plugins, png16
 from raydae.images.denoise_tiff import denoise_tiff
 from raydae.images.depth import Denoise, Stretches, denoise_values
 from raydae.images.pictures import (
@@ -176,6 +176,8 @@ def _denoise_with_pillow(
             image.save(temporary, picture.format, **picture.options)
         except Exception as error:  # Pillow cannot write metadata that it read
             raise OSError(reason_of(error)) from error
+    if picture.lost:
+        say(f"lost {', '.join(picture.lost)}")
     if picture.bits > 8:
         say(f"its {picture.bits} bits a channel became 8: save it as PNG or TIFF to keep them")
     return image.height, image.width
@@ -212,6 +214,8 @@ class _Picture:
     """Metadata and quality: options of `Image.save`."""
     bits: int
     """Bits a channel in the file; 0 if the mode keeps them."""
+    lost: list[str]
+    """What the result lacks, of what the file has besides the pixels."""
 
 
 def _decode(source: Path, max_pixels: int) -> _Picture:
@@ -233,7 +237,9 @@ def _decode(source: Path, max_pixels: int) -> _Picture:
                 "save it as PNG first"
             )
         image.load()
-        options = {**_SAVE_OPTIONS.get(format_name, {}), **_metadata(image)}
+        plugins.check(image)
+        options = {**_SAVE_OPTIONS.get(format_name, {}), **plugins.save_options(image)}
+        options |= _metadata(image)
         alpha = None
         if mode.startswith("I"):
             planes = [read_channels(image, ..., np.int32 if mode == "I" else np.uint16)]
@@ -249,7 +255,8 @@ def _decode(source: Path, max_pixels: int) -> _Picture:
             if mode in _COLOUR:
                 alpha = converted.getchannel("A")
         bits = stored_bits(source, format_name) if not mode.startswith("I") else 0
-    return _Picture(format_name, mode, planes, alpha, options, bits)
+        lost = plugins.lost(source, image)
+    return _Picture(format_name, mode, planes, alpha, options, bits, lost)
 
 
 @functools.cache
@@ -267,7 +274,7 @@ def _can_store(format_name: str, mode: str) -> bool:
 def _metadata(image: Image.Image) -> dict[str, Any]:
     """Return the metadata of a loaded image as options of `Image.save`."""
     options: dict[str, Any] = {
-        key: image.info[key] for key in ("exif", "icc_profile", "xmp") if key in image.info
+        key: image.info[key] for key in ("exif", "icc_profile", "xmp") if image.info.get(key)
     }
     dpi = tuple(float(value) for value in image.info.get("dpi", ()))
     if dpi and all(0 < value < 65536 for value in dpi):  # some files say 0 or nan

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from raydae.images import png16
+from raydae.core.errors import one_line
+from raydae.images import plugins, png16
 from raydae.images import tiff as tiffs
 from raydae.images.depth import PixelsError, to_8_bits
 
@@ -38,6 +39,7 @@ Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 _FORMATS = (
     *("JPEG", "PNG", "TIFF", "WEBP", "AVIF", "JPEG2000", "BMP", "GIF"),
     *("PPM", "TGA", "QOI", "SGI", "PCX"),
+    *plugins.FORMATS,
 )
 
 # The mode to work in for each supported mode of a file.
@@ -57,6 +59,9 @@ class PictureError(OSError):
 
     The message is one line that names the file and the reason.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 @contextlib.contextmanager
@@ -115,6 +120,7 @@ def read_rgb(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> NDArray[n
 def formats() -> list[str]:
     """Return the names of the supported formats that this Pillow can read and write."""
     Image.init()
+    plugins.register()
     return [name for name in _FORMATS if name in Image.OPEN and name in Image.SAVE]
 
 
@@ -158,8 +164,10 @@ def open_picture(source: Path | BinaryIO, max_pixels: int) -> Iterator[Image.Ima
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PictureError(f"{name_of(source)}: more than {MAX_PIXELS} pixels") from error
     except UnidentifiedImageError as error:
+        advice = plugins.advice_for(Path(name_of(source)).suffix)
         raise PictureError(
             f"{name_of(source)}: not a picture, or not one of {', '.join(formats())}"
+            f"{advice and '; '}{advice}"
         ) from error
     except Exception as error:
         raise PictureError(f"{name_of(source)}: cannot be read: {reason_of(error)}") from error
