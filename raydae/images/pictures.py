@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from raydae.core.errors import one_line
-from raydae.images import plugins, png16
+from raydae.images import libtiff, plugins, png16
 from raydae.images import tiff as tiffs
 from raydae.images.depth import PixelsError, to_8_bits
 
@@ -155,7 +155,10 @@ def open_picture(source: Path | BinaryIO, max_pixels: int) -> Iterator[Image.Ima
                     f"{name_of(source)}: {image.width}x{image.height} is more than "
                     f"{max_pixels} pixels"
                 )
-            with _one_at_a_time(image.width * image.height):
+            with (
+                _one_at_a_time(image.width * image.height),
+                libtiff.watching(image, lambda: _decode_tiff(stream)),
+            ):
                 yield image
     except PictureError:
         raise
@@ -171,6 +174,12 @@ def open_picture(source: Path | BinaryIO, max_pixels: int) -> Iterator[Image.Ima
         ) from error
     except Exception as error:
         raise PictureError(f"{name_of(source)}: cannot be read: {reason_of(error)}") from error
+
+
+def _decode_tiff(stream: BinaryIO) -> None:
+    stream.seek(0)
+    with Image.open(stream, formats=["TIFF"]) as image:
+        image.load()
 
 
 def _stream_of(source: Path | BinaryIO) -> contextlib.AbstractContextManager[BinaryIO]:
