@@ -45,6 +45,25 @@ def check_regular(path: Path) -> os.stat_result:
     return status
 
 
+def stamp(path: Path) -> tuple[int, float]:
+    """Return a file's size in bytes, and when it was written, in seconds since 1970.
+
+    Raises:
+        OSError: as `check_regular`; FileNotFoundError also if it is a folder.
+    """
+    try:
+        status = check_regular(path)
+    except (IsADirectoryError, NotADirectoryError):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from None
+    return status.st_size, status.st_mtime_ns / 1e9
+
+
+def names(folder: Path, folders: bool, recursive: bool) -> list[str]:
+    """Return the relative names of a folder's files, or of its folders, sorted; see `walk`."""
+    found = walk(folder, recursive)
+    return sorted(name for name, entry in found if (entry.is_dir() if folders else entry.is_file()))
+
+
 def exists(path: Path) -> bool:
     """Return whether there is a file or folder.
 

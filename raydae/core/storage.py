@@ -126,13 +126,7 @@ class Folder:
             OSError: the storage cannot be read; FileNotFoundError if there is no such file.
         """
         if self.local is not None:
-            try:
-                status = local_files.check_regular(self.local / name)
-            except (IsADirectoryError, NotADirectoryError):
-                raise FileNotFoundError(
-                    errno.ENOENT, os.strerror(errno.ENOENT), self.path_of(name)
-                ) from None
-            return status.st_size, status.st_mtime_ns / 1e9
+            return local_files.stamp(self.local / name)
         filesystem, path = self._split()
         info = filesystem.get_file_info(f"{path}/{name}")
         if info.type != fs.FileType.File:
@@ -175,9 +169,7 @@ class Folder:
 
     def _list(self, kind: fs.FileType, recursive: bool) -> list[str]:
         if self.local is not None:
-            found = local_files.walk(self.local, recursive)
-            is_wanted = os.DirEntry.is_dir if kind == fs.FileType.Directory else os.DirEntry.is_file
-            return sorted(name for name, entry in found if is_wanted(entry))
+            return local_files.names(self.local, kind == fs.FileType.Directory, recursive)
         filesystem, path = self._split()
         selector = fs.FileSelector(path, allow_not_found=True, recursive=recursive)
         entries = filesystem.get_file_info(selector)
@@ -228,7 +220,11 @@ class Folder:
 def local_path(path: str | Path) -> str | Path:
     """Return the path of a file:// URI; anything else unchanged."""
     scheme, mark, rest = str(path).partition("://")
-    return unquote(rest, errors="surrogateescape") if mark and scheme == "file" and rest.startswith("/") else path
+    return (
+        unquote(rest, errors="surrogateescape")
+        if mark and scheme == "file" and rest.startswith("/")
+        else path
+    )
 
 
 def split_path(path: str | Path) -> tuple[Folder, str]:
