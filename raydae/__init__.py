@@ -3,7 +3,7 @@
     import raydae
 
     denoise = raydae.load()  # the model photo; or raydae.load("runs/NAME/model.safetensors")
-    result = denoise(image)  # HxWx3 or HxW, uint8 or float on [0, 1]; the same kind comes back
+    result = denoise(image)  # an array, a tensor or a PIL image; the same kind comes back
 
 `train` and `evaluate` do what the commands of these names do. Importing raydae imports neither
 torch nor Ray.
@@ -43,8 +43,10 @@ def load(
 
     Returns:
         A function from an image, HxWx3 (RGB) or HxW (grey), uint8 or floating point on [0, 1], to
-        the denoised image of the same shape and dtype. Its arguments `strength`, `luma` and
-        `chroma`, from 0 to 1, say how much of the change to apply, and to brightness and colour.
+        the denoised image of the same shape and dtype. It also takes uint16 and int16 by their
+        range, stacks NxHxWx3, PIL images, torch tensors and lists; see `Denoiser.__call__`. Its
+        arguments `strength`, `luma` and `chroma`, from 0 to 1, say how much of the change to apply,
+        and to brightness and colour.
 
     Raises:
         UserError: there is no such file, it is not a model of raydae, or its network is in a

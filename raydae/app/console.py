@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,14 +21,27 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from raydae.core.errors import one_line
+
 
 def make_console() -> Console:
     """Return the console of standard output: as wide as the terminal; in a file, 120 at least."""
+    escape_unprintable()
     # No markup: file names may hold brackets, which Rich would read as markup.
     console = QuietConsole(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = max(shutil.get_terminal_size((120, 24)).columns, 120)
     return console
+
+
+def escape_unprintable() -> None:
+    """Let standard output and error print any text: what their encoding lacks, escaped.
+
+    File names may hold any bytes, and an encoding may be ASCII.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if getattr(stream, "errors", None) in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 
 class QuietConsole(Console):
@@ -87,7 +101,7 @@ def print_some(console: Console, what: str, lines: Sequence[str], limit: int = 5
     if lines:
         console.print(f"{what}: {len(lines)}", style="yellow")
         for line in lines[:limit]:
-            console.print(f"  {line}", soft_wrap=True)
+            console.print(f"  {one_line(line)}", soft_wrap=True)
         if len(lines) > limit:
             console.print(f"  and {len(lines) - limit} more")
 

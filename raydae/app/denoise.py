@@ -7,6 +7,9 @@ and mode, with its metadata. Several pictures are spread over Ray's workers. The
 picture is estimated and printed, on the 0-255 scale.
 """
 
+import csv
+import io
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +23,10 @@ from raydae import load
 from raydae.app.console import counting, make_console, print_some
 from raydae.app.output_file import check_writable
 from raydae.app.parsing import parse
-from raydae.core.errors import UserError, first_line
+from raydae.core.errors import UserError, first_line, one_line
 from raydae.core.storage import Folder, local_path
 from raydae.images.denoise_file import denoise_file
-from raydae.images.inputs import expand
+from raydae.images.inputs import describe_left_out, expand
 from raydae.images.pictures import PictureError, read_rgb
 from raydae.models.released import RELEASED
 from raydae.noise.estimate import estimate_sigma
@@ -37,15 +40,21 @@ if TYPE_CHECKING:
 # noise, photographs of BSDS500 are estimated at 0.8 and lose 0.3.
 NO_NOISE, NOTHING_REMOVED = 1.5, 0.5
 
+FAILED = "failed.csv"
+PANEL = ".panel.png"
+
 Pair = tuple[Path, Path]
 """A picture, and where its result goes."""
 
 
 class Outcome(NamedTuple):
-    """What went wrong with a picture, or none; and lines to print about it."""
+    """What became of a picture."""
 
+    source: Path
     problem: str | None
+    """What went wrong, or none."""
     notes: tuple[str, ...] = ()
+    """Lines to print."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,22 +93,29 @@ def main(argv: Sequence[str]) -> int:
     if not args.inputs:
         raise UserError("no pictures given: name files, folders or patterns")
     model = find_model(args.model or ("photo" if sigma is None else "gaussian"))
-    work = find_pictures(args.inputs, args.out)
+    work, left_out = find_pictures(args.inputs, args.out)
     check_writable(Folder.of(args.out), args.out)
     # A bad model is refused here rather than in every worker; the GPUs are left to the workers.
     load(model, device="cpu", trust=args.trust)
 
     screen = make_console()
-    failed: list[str] = []
+    failed: list[tuple[Path, str]] = []
     with counting(screen, "denoising") as progress:
         for done, outcome in enumerate(_denoise_all(args, model, sigma, work), start=1):
-            failed += [outcome.problem] if outcome.problem else []
+            failed += [(outcome.source, outcome.problem)] if outcome.problem else []
             for note in outcome.notes:
-                screen.print(note, soft_wrap=True)
+                screen.print(one_line(note), soft_wrap=True)
             progress(done, len(work))
     done_well = f"{len(work) - len(failed)} of {len(work)}"
     screen.print(f"{done_well} pictures are in {args.out}", soft_wrap=True)
-    print_some(screen, "not denoised", failed, limit=50)
+    if left_out:
+        screen.print(left_out, style="yellow", soft_wrap=True)
+    print_some(
+        screen, "not denoised", [f"{path}: {reason}" for path, reason in sorted(failed)], limit=10
+    )
+    write_failed(Folder.of(args.out), failed)
+    if failed:
+        screen.print(f"all of them are in {Path(args.out) / FAILED}", soft_wrap=True)
     return 1 if failed else 0
 
 
@@ -111,22 +127,49 @@ def check_strengths(args: Arguments) -> None:
             raise UserError(f"--{name} is a number from 0 (nothing) to 1 (all), not {value:g}")
 
 
-def find_pictures(inputs: Sequence[str], out: str) -> list[Pair]:
-    """Return the pictures to denoise, and where their results go.
+def write_failed(out: Folder, failed: Sequence[tuple[Path, str]]) -> None:
+    """Write a table of the pictures that could not be denoised; remove that of an earlier run.
+
+    Args:
+        out: the folder of the results.
+        failed: (picture, reason) of each.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    text = io.StringIO()
+    table = csv.writer(text)
+    table.writerow(("picture", "reason"))
+    heading = text.getvalue()
+    table.writerows(sorted(failed))
+    try:
+        if failed:
+            out.write(FAILED, text.getvalue().encode(errors="surrogateescape"))
+        elif FAILED in out.files() and out.read(FAILED).startswith(heading.encode()):
+            out.delete(FAILED)
+    except OSError as error:
+        raise UserError(f"{out.path_of(FAILED)} cannot be written: {first_line(error)}") from None
+
+
+def find_pictures(inputs: Sequence[str], out: str) -> tuple[list[Pair], str]:
+    """Return the pictures to denoise and where their results go, and a line on what is left out.
 
     Raises:
         UserError: a name with no picture, an `out` that is no folder of this machine, or a result
             that would overwrite a picture.
     """
+    if not out:
+        raise UserError("--out is empty: give a folder, such as . for the current one")
     if "://" in str(local_path(out)):
         raise UserError(f"--out takes a folder of this machine, not {out}")
     folder = Path(Folder.of(out).uri)
-    work = [(source.absolute(), folder / name) for source, name in expand(inputs, folder)]
+    found = expand(inputs, folder)
+    work = [(source.absolute(), folder / name) for source, name in found.pictures]
     sources = {source.resolve() for source, _ in work}
     for source, target in work:
         if target.resolve() in sources or (target.exists() and target.samefile(source)):
             raise UserError(f"{target} would be overwritten; choose another --out")
-    return work
+    return work, describe_left_out(found.left_out)
 
 
 def _denoise_all(
@@ -148,7 +191,7 @@ def _denoise_all(
     start_ray()
     for number, result in spread(prepare, work):
         if isinstance(result, Exception):
-            yield Outcome(f"{work[number][0]}: {first_line(result)}")
+            yield Outcome(work[number][0], first_line(result))
         else:
             yield result
 
@@ -177,15 +220,15 @@ def _denoise_one(
         else:
             _demonstrate(model, denoise, sigma, source, target)
             levels = []  # the noise is known
-    except PictureError as error:  # its message names the picture
-        return Outcome(first_line(error))
+    except PictureError as error:  # its message names the picture, or the result
+        return Outcome(source, first_line(error).removeprefix(f"{one_line(str(source))}: "))
     except (OSError, MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise  # torch raises a RuntimeError when memory runs out; any other is a defect
-        return Outcome(f"{source}: {first_line(error)}")
+        return Outcome(source, first_line(error))
     if levels:
         notes.insert(0, describe_noise(levels))
-    return Outcome(None, tuple(f"{source.name}: {note}" for note in notes))
+    return Outcome(source, None, tuple(f"{source.name}: {note}" for note in notes))
 
 
 def describe_noise(levels: Sequence[tuple[float | None, float]]) -> str:
@@ -231,4 +274,6 @@ def _demonstrate(
         denoisers.append(released_column("gaussian"))
     noisy, clean = EvaluationNoise.white(sigma)(middle(read_rgb(source)))
     picture = panel([(noisy, clean)], denoisers, title)
-    Folder.of(target.parent).write(f"{target.name}.panel.png", picture)
+    longest = os.pathconf(target.parent, "PC_NAME_MAX") - len(PANEL)
+    name = os.fsencode(target.name)[:longest].decode(errors="ignore")
+    Folder.of(target.parent).write(name + PANEL, picture)

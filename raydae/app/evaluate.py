@@ -17,7 +17,7 @@ from rich.console import Console
 from raydae.app.console import counting, make_console, print_some
 from raydae.app.output_file import OutputFile
 from raydae.app.parsing import parse
-from raydae.app.tables import result_table, score_table
+from raydae.app.tables import result_table, score_table, undefined_lines
 from raydae.core.errors import UserError
 from raydae.core.storage import Folder
 from raydae.images.config import SOURCES, check_no_source, check_pairs, is_source
@@ -95,6 +95,8 @@ def main(argv: Sequence[str]) -> int:
     if not args.summary:
         screen.print(score_table(tables.to_records(measured.scores)))
     screen.print(result_table(measured.rows))
+    for line in undefined_lines(measured.rows):
+        screen.print(line, style="yellow", soft_wrap=True)
     screen.print(f"model: {measured.model}", soft_wrap=True)
     if measured.remark:
         screen.print(f"note: {measured.remark}", style="yellow")

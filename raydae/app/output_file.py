@@ -43,7 +43,7 @@ class OutputFile:
             UserError: it cannot be written.
         """
         try:
-            self.folder.write(self.name, text.encode())
+            self.folder.write(self.name, text.encode(errors="surrogateescape"))
         except (OSError, pa.ArrowInvalid) as error:
             path = self.folder.path_of(self.name)
             raise UserError(f"--out {path} cannot be written: {first_line(error)}") from None

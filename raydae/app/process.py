@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from raydae.app.console import QuietConsole, forget_terminal
+from raydae.app.console import QuietConsole, escape_unprintable, forget_terminal
 from raydae.core.errors import UserError
 
 BAD_INPUT = 2  # the exit code; also of what failed while working
@@ -29,6 +29,7 @@ def run_and_exit(job: Callable[[], int]) -> NoReturn:
     # Libraries warn about themselves; the user can do nothing about it.
     logging.captureWarnings(capture=True)
     catch_signals()
+    escape_unprintable()
     try:
         code = job()
     except UserError as error:

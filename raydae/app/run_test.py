@@ -10,7 +10,7 @@ from rich.console import Console
 
 from raydae.app.console import counting, print_some
 from raydae.app.invocation import invocation
-from raydae.app.tables import level_of, result_table
+from raydae.app.tables import level_of, result_table, undefined_lines
 from raydae.core.components import module_of
 from raydae.core.errors import UserError
 from raydae.core.storage import Folder
@@ -128,6 +128,8 @@ def show_results(folder: Folder, screen: Console) -> None:
     """Print the test table of a run, where its files are, and how to use the model."""
     rows = json.loads(folder.read("results.json"))["results"]
     screen.print(result_table(rows))
+    for line in undefined_lines(rows):
+        screen.print(line, style="yellow", soft_wrap=True)
     if "remark" in rows[0]:
         screen.print(f"note: {rows[0]['remark']}", style="yellow")
     screen.print(f"files: {folder}", soft_wrap=True)

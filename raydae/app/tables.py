@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 from rich.table import Table
 
+from raydae.core.errors import one_line
+from raydae.metrics import SSIM_WINDOW
 from raydae.noise.evaluation import NeighborNoise, PairNoise
 
 FORMATS = {"psnr": ".2f", "ssim": ".4f"}  # of metrics; others have four digits
@@ -21,7 +23,9 @@ def score_table(scores: Sequence[dict[str, Any]]) -> Table:
         table.add_column(heading, justify=justify, no_wrap=True)
     for line in scores:
         values = [_metric(line, column) for column in columns]
-        table.add_row(line["image"], line["method"], *(noise[key](line) for key in noise), *values)
+        table.add_row(
+            one_line(line["image"]), line["method"], *(noise[key](line) for key in noise), *values
+        )
     return table
 
 
@@ -46,6 +50,25 @@ def result_table(rows: Sequence[dict[str, Any]]) -> Table:
             spell_number(row["seconds"], ".2f"),
         )
     return table
+
+
+def undefined_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return a line for each metric that is not defined for some images, and so leaves them out."""
+    lines = {}
+    for row in rows:
+        for metric in metrics_of(row):
+            count = row["images"] - row.get(f"{metric}_images", row["images"])
+            if count:
+                why = (
+                    f": smaller than its window of {SSIM_WINDOW}x{SSIM_WINDOW}"
+                    if metric == "ssim"
+                    else ""
+                )
+                lines[metric] = (
+                    f"{_heading(metric)} is not defined for {count} of {row['images']} images"
+                    f"{why}; its means leave them out"
+                )
+    return list(lines.values())
 
 
 def noise_of(row: dict[str, Any]) -> str:

@@ -29,6 +29,12 @@ def lock(folder: Folder) -> Iterator[None]:
         yield
         return
     try:
+        folder.uri.encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{folder} is not UTF-8, which Ray and TensorBoard need; choose another --storage"
+        ) from None
+    try:
         folder.local.mkdir(parents=True, exist_ok=True)
         file = (folder.local / LOCK_FILE).open("a+")
     except OSError as error:

@@ -2,7 +2,7 @@
 
 import errno
 import os
-import uuid
+import shutil
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote, unquote
@@ -10,12 +10,13 @@ from urllib.parse import quote, unquote
 import pyarrow as pa
 from pyarrow import fs
 
+from raydae.core import local_files
 from raydae.core.errors import UserError, first_line
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder on any file system that pyarrow supports. Writing creates missing folders.
+    """A local folder, or one on any file system that pyarrow supports. Writing creates it.
 
     A reader never sees half a file. A local file is written under a temporary name, flushed to the
     disk and renamed; an object store shows an object only when it is complete.
@@ -28,9 +29,11 @@ class Folder:
         """Return the folder at a local path, made absolute, or at a URI; file:// is a local path.
 
         Raises:
-            UserError: pyarrow does not support the URI.
+            UserError: the path is empty, or pyarrow does not support the URI.
         """
         path = local_path(path)
+        if not str(path):
+            raise UserError("a path is empty; give a folder, such as . for the current one")
         if "://" not in str(path):
             return cls(str(Path(path).expanduser().absolute()))
         folder = cls(str(path).rstrip("/"))
@@ -74,8 +77,7 @@ class Folder:
         return name if self.local is not None else unquote(name)
 
     def _split(self) -> tuple[fs.FileSystem, str]:
-        if self.local is not None:
-            return fs.LocalFileSystem(), self.uri
+        """Return the file system of a URI, and the path there."""
         filesystem, path = fs.FileSystem.from_uri(self.uri)
         return filesystem, path
 
@@ -85,25 +87,12 @@ class Folder:
         Raises:
             OSError: it cannot be written; an earlier file of that name is untouched.
         """
-        if self.local is None:
-            filesystem, path = self._split()
-            with filesystem.open_output_stream(f"{path}/{name}") as stream:
-                stream.write(data)
+        if self.local is not None:
+            local_files.write(self.local / name, data)
             return
-        target = self.local / name
-        new = [folder for folder in target.parents if not folder.exists()]
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(target)
-            for folder in (target.parent, *(folder.parent for folder in new)):
-                _flush(folder)
-        finally:
-            temporary.unlink(missing_ok=True)
+        filesystem, path = self._split()
+        with filesystem.open_output_stream(f"{path}/{name}") as stream:
+            stream.write(data)
 
     def read(self, name: str) -> bytes:
         """Return the content of a file.
@@ -111,6 +100,9 @@ class Folder:
         Raises:
             OSError: it cannot be read; FileNotFoundError if there is none.
         """
+        if self.local is not None:
+            local_files.check_regular(self.local / name)
+            return (self.local / name).read_bytes()
         filesystem, path = self._split()
         with filesystem.open_input_stream(f"{path}/{name}", compression=None) as stream:
             data: bytes = stream.read()
@@ -133,6 +125,8 @@ class Folder:
         Raises:
             OSError: the storage cannot be read; FileNotFoundError if there is no such file.
         """
+        if self.local is not None:
+            return local_files.stamp(self.local / name)
         filesystem, path = self._split()
         info = filesystem.get_file_info(f"{path}/{name}")
         if info.type != fs.FileType.File:
@@ -145,6 +139,8 @@ class Folder:
         Raises:
             OSError: it cannot be listed.
         """
+        if self.local is not None:
+            return {name: self.stamp(name) for name in self.files()}
         filesystem, path = self._split()
         entries = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
         return {
@@ -155,6 +151,8 @@ class Folder:
 
     def files(self, recursive: bool = False) -> list[str]:
         """Return the relative names of its files, sorted; none if there is no such folder.
+
+        Links are followed. A local name that is not UTF-8 has surrogates, as `os.fsdecode` does.
 
         Raises:
             OSError: it cannot be listed.
@@ -170,14 +168,13 @@ class Folder:
         return self._list(fs.FileType.Directory, recursive=False)
 
     def _list(self, kind: fs.FileType, recursive: bool) -> list[str]:
+        if self.local is not None:
+            return local_files.names(self.local, kind == fs.FileType.Directory, recursive)
         filesystem, path = self._split()
         selector = fs.FileSelector(path, allow_not_found=True, recursive=recursive)
         entries = filesystem.get_file_info(selector)
         base = path.rstrip("/") + "/"
-        try:
-            return sorted(entry.path.removeprefix(base) for entry in entries if entry.type == kind)
-        except UnicodeDecodeError as error:
-            raise OSError(f"the name {error.object!r} is not UTF-8; rename it") from None
+        return sorted(entry.path.removeprefix(base) for entry in entries if entry.type == kind)
 
     def exists(self) -> bool:
         """Return whether there is such a folder, or a file of its name.
@@ -185,6 +182,8 @@ class Folder:
         Raises:
             OSError: the storage cannot be read.
         """
+        if self.local is not None:
+            return local_files.exists(self.local)
         filesystem, path = self._split()
         return bool(filesystem.get_file_info(path).type != fs.FileType.NotFound)
 
@@ -194,6 +193,9 @@ class Folder:
         Raises:
             OSError: a file cannot be copied.
         """
+        if self.local is not None and other.local is not None:
+            shutil.copytree(self.local, other.local, dirs_exist_ok=True)
+            return
         filesystem, path = self._split()
         _, target = other._split()
         fs.copy_files(path, target, filesystem, filesystem)
@@ -204,6 +206,9 @@ class Folder:
         Raises:
             OSError: it cannot be deleted.
         """
+        if self.local is not None:
+            local_files.delete(self.local / name)
+            return
         filesystem, path = self._split()
         kind = filesystem.get_file_info(f"{path}/{name}").type
         if kind == fs.FileType.Directory:
@@ -212,22 +217,14 @@ class Folder:
             filesystem.delete_file(f"{path}/{name}")
 
 
-def _flush(folder: Path) -> None:
-    """Make the names in a folder survive a power failure, on file systems that support it."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # this file system cannot flush folders
-            raise
-    finally:
-        os.close(descriptor)
-
-
 def local_path(path: str | Path) -> str | Path:
     """Return the path of a file:// URI; anything else unchanged."""
     scheme, mark, rest = str(path).partition("://")
-    return unquote(rest) if mark and scheme == "file" and rest.startswith("/") else path
+    return (
+        unquote(rest, errors="surrogateescape")
+        if mark and scheme == "file" and rest.startswith("/")
+        else path
+    )
 
 
 def split_path(path: str | Path) -> tuple[Folder, str]:

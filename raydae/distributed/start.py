@@ -8,7 +8,8 @@ import signal
 import sys
 import tempfile
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +186,8 @@ def _init(verbose: bool, limit_s: float = math.inf, **settings: Any) -> None:
         try:
             if timer is not None:
                 timer.start()
-            ray.init(**quiet, **settings)
+            with _utf8_command_line():
+                ray.init(**quiet, **settings)
         except SystemExit:
             raise KeyboardInterrupt(signal.SIGTERM) from None
         except ConnectionError:
@@ -202,6 +204,24 @@ def _init(verbose: bool, limit_s: float = math.inf, **settings: Any) -> None:
                 for number, handler in handlers.items():
                     signal.signal(number, handler)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, DEFERRED)
+
+
+@contextmanager
+def _utf8_command_line() -> Iterator[None]:
+    """Let psutil escape what is not UTF-8 in a command line.
+
+    Ray stores this process's, and refuses to start if it names a file with such a name.
+    """
+    read = psutil.Process.cmdline
+
+    def cmdline(self: psutil.Process) -> list[str]:
+        return [word.encode(errors="backslashreplace").decode() for word in read(self)]
+
+    psutil.Process.cmdline = cmdline  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        psutil.Process.cmdline = read  # type: ignore[method-assign]
 
 
 def _defer_signals() -> None:

@@ -20,16 +20,30 @@ def mean_rows(
         remark: added to the rows of the first method, the model; the others were not trained.
 
     Returns:
-        Rows as `results.json` holds them. A mean that is not finite is None, because JSON has
-        neither infinity (the PSNR of equal images) nor NaN (the SSIM of an image of few pixels).
+        Rows as `results.json` holds them. An image for which a metric is NaN (the SSIM of one that
+        is smaller than its window) is left out of that metric's means, and `METRIC_images` counts
+        the others. A mean is None if there are none, or if it is infinite (the PSNR of equal
+        images): JSON has no such numbers.
     """
     rows = []
     for noise, method in dict.fromkeys((score.noise, score.method) for score in scores):
         group = [score for score in scores if (score.noise, score.method) == (noise, method)]
         row: dict[str, Any] = {"set": name, "method": method, "noise": noise, "images": len(group)}
         records = [_record(score) for score in group]
+        defined = {
+            name: [
+                record
+                for record in records
+                if not math.isnan(record[name]) and not math.isnan(record[f"{name}_noisy"])
+            ]
+            for name in group[0].noisy
+        }
         for key in list(records[0])[3:]:  # after image, method and noise
-            row[key] = _finite(sum(record[key] for record in records) / len(group))
+            used = defined.get(key.removesuffix("_noisy"), records)
+            row[key] = _finite(sum(record[key] for record in used) / len(used)) if used else None
+        for metric, used in defined.items():
+            if len(used) < len(group):
+                row[f"{metric}_images"] = len(used)
         if remark is not None and method == scores[0].method:
             row["remark"] = remark
         rows.append(row)

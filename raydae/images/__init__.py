@@ -4,6 +4,8 @@
 - `pictures`: read image files of many formats and modes
 - `raw_photographs`: tell raw photographs, which are refused
 - `png16`, `sgi16`, `tiff`: read what Pillow would cut to 8 bits; `stored_bits`: tell where it does
+- `plugins`: HEIF and JPEG XL, if their packages are installed
+- `libtiff`: refuse a TIFF if libtiff, with which Pillow decodes it, prints errors
 - `depth`: denoise values of any depth; scale them to 8 bits
 - `denoise_file`: denoise one into another file of the same mode, format and metadata
 - `denoise_tiff`: the pages of a TIFF; `tiff_rewrite`: replace the pixels in a copy of one;

@@ -104,7 +104,7 @@ def _replacing(target: Path) -> Iterator[Path]:
     Raises:
         PictureError: The body raised an OSError, as when the disk is full.
     """
-    temporary = target.with_name(f".raydae-{secrets.token_hex(8)}{target.suffix}")
+    temporary = target.with_name(f".raydae-{secrets.token_hex(8)}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

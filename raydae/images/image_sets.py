@@ -92,7 +92,7 @@ class ImageSets:
 
 def _digest(source: str, table: pa.Table) -> str:
     """Return the hash of what the file says, which does not depend on how Parquet stores it."""
-    digest = hashlib.sha256(source.encode())
+    digest = hashlib.sha256(source.encode(errors="surrogateescape"))
     noisy = table["noisy"].combine_chunks()
     shots = pa.Table.from_batches([pa.RecordBatch.from_struct_array(pc.list_flatten(noisy))])
     columns = [pc.list_value_length(noisy), *table.drop_columns(["noisy"]), *shots]

@@ -1,8 +1,10 @@
 """List the images of a folder, and split a list of images into sets."""
 
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from raydae.core.errors import UserError, first_line
 from raydae.core.storage import Folder
@@ -35,7 +37,17 @@ def list_images(path: str) -> Listing:
         raise UserError(f"{path} cannot be listed: {first_line(error)}") from None
     if not names:
         raise UserError(f"{path} has no images ({' '.join(sorted(suffixes()))})")
-    return [(folder.path_of(name), name) for name in names]
+    return [_in_utf8(folder.path_of(name), name) for name in names]
+
+
+def _in_utf8(uri: str, name: str) -> tuple[str, str]:
+    """Return a path or URI and a name that tables can hold, whatever the bytes of the file's name.
+
+    A local path that is not UTF-8 becomes a file:// URI.
+    """
+    if not any("\ud800" <= letter <= "\udfff" for letter in uri):
+        return uri, name
+    return f"file://{quote(os.fsencode(uri))}", name.encode(errors="backslashreplace").decode()
 
 
 def by_folder(images: Iterable[tuple[str, str]]) -> dict[str, Listing]:
@@ -73,4 +85,5 @@ def by_hash(images: Listing, min_images: int = 1) -> dict[str, Listing]:
 
 def _fraction(name: str) -> float:
     """Return the hash of a name as a number in [0, 1)."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") / 2**32
+    digest = hashlib.sha256(name.encode(errors="surrogateescape")).digest()
+    return int.from_bytes(digest[:4], "big") / 2**32

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from raydae.images import png16
+from raydae.core.errors import one_line
+from raydae.images import libtiff, plugins, png16
 from raydae.images import tiff as tiffs
 from raydae.images.depth import PixelsError, to_8_bits
 from raydae.images.png_chunks import depth_of, scaled_key
@@ -40,6 +41,7 @@ Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 _FORMATS = (
     *("JPEG", "PNG", "TIFF", "WEBP", "AVIF", "JPEG2000", "BMP", "GIF"),
     *("PPM", "TGA", "QOI", "SGI", "PCX"),
+    *plugins.FORMATS,
 )
 
 # The mode to work in for each supported mode of a file.
@@ -59,6 +61,9 @@ class PictureError(OSError):
 
     The message is one line that names the file and the reason.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 @contextlib.contextmanager
@@ -119,6 +124,7 @@ def read_rgb(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> NDArray[n
 def formats() -> list[str]:
     """Return the names of the supported formats that this Pillow can read and write."""
     Image.init()
+    plugins.register()
     return [name for name in _FORMATS if name in Image.OPEN and name in Image.SAVE]
 
 
@@ -153,7 +159,10 @@ def open_picture(source: Path | BinaryIO, max_pixels: int) -> Iterator[Image.Ima
                     f"{name_of(source)}: {image.width}x{image.height} is more than "
                     f"{max_pixels} pixels"
                 )
-            with _one_at_a_time(image.width * image.height):
+            with (
+                _one_at_a_time(image.width * image.height),
+                libtiff.watching(image, lambda: _decode_tiff(stream)),
+            ):
                 yield image
     except PictureError:
         raise
@@ -162,8 +171,10 @@ def open_picture(source: Path | BinaryIO, max_pixels: int) -> Iterator[Image.Ima
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PictureError(f"{name_of(source)}: more than {MAX_PIXELS} pixels") from error
     except UnidentifiedImageError as error:
+        advice = plugins.advice_for(Path(name_of(source)).suffix)
         raise PictureError(
             f"{name_of(source)}: not a picture, or not one of {', '.join(formats())}"
+            f"{advice and '; '}{advice}"
         ) from error
     except Exception as error:
         raise PictureError(f"{name_of(source)}: cannot be read: {reason_of(error)}") from error
@@ -181,6 +192,12 @@ def _opened(stream: BinaryIO) -> Image.Image:
     if depth is not None and depth.bits < 8 and isinstance(key, int) and image.mode in ("1", "L"):
         image.info["transparency"] = scaled_key(key, depth.bits)
     return image
+
+
+def _decode_tiff(stream: BinaryIO) -> None:
+    stream.seek(0)
+    with Image.open(stream, formats=["TIFF"]) as image:
+        image.load()
 
 
 def _stream_of(source: Path | BinaryIO) -> contextlib.AbstractContextManager[BinaryIO]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from raydae.images import plugins
 from raydae.images.metadata import restore, without_copied
 from raydae.images.pictures import (
     Index,
@@ -50,6 +51,8 @@ class Picture:
     """Metadata and quality: options of `Image.save`."""
     bits: int
     """Bits a channel in the file; 0 if the mode keeps them."""
+    lost: list[str]
+    """What the result lacks, of what the file has besides the pixels."""
 
 
 def decode(source: Path, max_pixels: int) -> Picture:
@@ -69,9 +72,10 @@ def decode(source: Path, max_pixels: int) -> Picture:
                 "save it as PNG first"
             )
         image.load()
+        plugins.check(image)
         metadata = without_copied(_metadata(image), format_name)
         is_grey = format_name == "AVIF" and is_monochrome(source)
-        options = {**_save_options(format_name, is_grey), **metadata}
+        options = {**_save_options(format_name, is_grey), **plugins.save_options(image), **metadata}
         alpha = None
         if mode.startswith("I"):
             planes = [read_channels(image, ..., np.int32 if mode == "I" else np.uint16)]
@@ -87,7 +91,8 @@ def decode(source: Path, max_pixels: int) -> Picture:
             if mode in _COLOUR:
                 alpha = converted.getchannel("A")
         bits = stored_bits(source, format_name) if not mode.startswith("I") else 0
-    return Picture(format_name, mode, planes, alpha, options, bits)
+        lost = plugins.lost(source, image)
+    return Picture(format_name, mode, planes, alpha, options, bits, lost)
 
 
 @functools.cache
@@ -116,7 +121,7 @@ _ENCODER = b"Created by "  # the comment of an encoder about itself
 def _metadata(image: Image.Image) -> dict[str, Any]:
     """Return the metadata of a loaded image as options of `Image.save`."""
     options: dict[str, Any] = {
-        key: image.info[key] for key in ("exif", "icc_profile", "xmp") if key in image.info
+        key: image.info[key] for key in ("exif", "icc_profile", "xmp") if image.info.get(key)
     }
     dpi = tuple(float(value) for value in image.info.get("dpi", ()))
     if dpi and all(0 < value < 65536 for value in dpi):  # some files say 0 or nan
@@ -171,4 +176,5 @@ def write(picture: Picture, source: Path, target: Path) -> tuple[tuple[int, int]
     except Exception as error:  # Pillow cannot write metadata that it read
         raise OSError(reason_of(error)) from error
     del image  # its memory, before files are read
-    return size, restore(source, target, picture.format)
+    lost = [f"lost {', '.join(picture.lost)}"] if picture.lost else []
+    return size, [*lost, *restore(source, target, picture.format)]

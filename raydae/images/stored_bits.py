@@ -22,6 +22,8 @@ def stored_bits(source: Path, file_format: str) -> int:
     if file_format == "AVIF" and (start := head.find(b"av1C")) >= 0:
         flags = head[start + 6]
         return (12 if flags & 0x20 else 10) if flags & 0x40 else 8
+    if file_format == "HEIF" and (start := head.find(b"hvcC")) >= 0:
+        return 8 + (head[start + 21] & 7)  # bit_depth_luma_minus8
     if file_format == "PPM":
         lines = [line.partition(b"#")[0] for line in head.splitlines()]
         words = b" ".join(lines).split()[:4]  # P6, width, height, the largest value

@@ -16,6 +16,9 @@ path: `--metrics psnr ssim metrics:mine`.
 
 from raydae.core.components import Builtin, Table
 
+SSIM_WINDOW = 11
+"""Pixels a side of the Gaussian of Wang et al. 2004. SSIM is nan for smaller images."""
+
 METRICS = Table(
     "metric",
     "validation.metrics",

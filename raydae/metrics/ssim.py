@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 
-WINDOW = 11  # pixels: the 11x11 Gaussian of Wang et al. 2004
+from raydae.metrics import SSIM_WINDOW
 
 
 def ssim(clean: NDArray[np.generic], image: NDArray[np.generic]) -> float:
@@ -19,7 +19,7 @@ def ssim(clean: NDArray[np.generic], image: NDArray[np.generic]) -> float:
     Returns:
         Between -1 and 1; `nan` for an image smaller than the window, where SSIM is not defined.
     """
-    if min(clean.shape[:2]) < WINDOW:
+    if min(clean.shape[:2]) < SSIM_WINDOW:
         return float("nan")
     return float(
         structural_similarity(

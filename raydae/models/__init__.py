@@ -10,7 +10,8 @@ Imports `core` only; never Ray. `config`, `released` and `header` import no torc
     weights      weights and optimizer states as safetensors
     model_file   model files, which rebuild their network but import nothing untrusted
     released     the models that come with raydae
-    inference    an image of any size through a network, in tiles
+    inference    an image of any size through a network, in tiles, which `tiling` cuts
+    conversion   lists, stacks, PIL images and torch tensors as arrays, and back
 
 To add a network, write a file with its `nn.Module`, and add a row to NETWORKS with a dataclass of
 its options.

@@ -3,13 +3,17 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from raydae.models import conversion
+from raydae.models.tiling import cut_tiles, round_up
+
+ImageT = TypeVar("ImageT")
 N = TypeVar("N", bound=nn.Module)
 # Sides of square tiles, in pixels.
 TILE = 2560  # on the CPU: 1.0 GiB with the released network, 3.2 GiB with the plain autoencoder
@@ -103,7 +107,7 @@ class Denoiser:
         self.multiple = int(getattr(network, "multiple", 1))
         margin = getattr(network, "margin", None)
         # Rounded up, it keeps a tile on the network's grid.
-        self.margin = _round_up(int(margin or 0), self.multiple)
+        self.margin = round_up(int(margin or 0), self.multiple)
         self.cuts = margin is not None  # tiles without a margin would leave seams
         self.tile = TILE if tile is None and self.device.type != "cuda" else tile
         if not self.cuts:
@@ -111,29 +115,48 @@ class Denoiser:
 
     def __call__(
         self,
-        image: NDArray[Any],
+        image: ImageT,
         strength: float = 1.0,
         luma: float | None = None,
         chroma: float | None = None,
-    ) -> NDArray[Any]:
+    ) -> ImageT:
         """Denoise an image.
 
         Args:
             image: HxWx3 (RGB) or HxW (grey); uint8, or floating point on the [0, 1] scale, which
                 noise may leave. Any size from 1x1. Grey is denoised as RGB of three equal channels.
+                Also uint16 and int16, the ends of whose range are 0 and 1, stacks NxHxWx3, PIL
+                images, torch tensors and lists; see `conversion.unpack`.
             strength: the part of the network's change that is applied; 0 returns a copy.
             luma: strength for the luma (Y of BT.601); none: `strength`.
             chroma: strength for the colour differences; none: `strength`. Grey has none.
 
         Returns:
-            A new array of the same shape and dtype; floating point clamped to [0, 1]. With less
-            than full strength, a value beyond that comes back between it and its clamped value.
+            A new image of the same type, shape and dtype; floating point clamped to [0, 1]. With
+            less than full strength, a value beyond that comes back between it and its clamped one.
 
         Raises:
-            ValueError: another shape or dtype, an empty image, or a strength that is not in 0..1.
+            ValueError: another type, shape or dtype, an empty image, values that are not finite,
+                floating point on another scale, or a strength that is not in 0..1.
             torch.OutOfMemoryError: the GPU has no memory even for a tile of MIN_TILE a side.
         """
-        _check(image)
+        if conversion.is_plain(image):
+            return cast("ImageT", self._denoise(cast("Any", image), strength, luma, chroma))
+        arrays, restore = conversion.unpack(image)
+        results, squares = [], 0.0
+        for array in arrays:
+            results.append(
+                conversion.apply(lambda a: self._denoise(a, strength, luma, chroma), array)
+            )
+            squares += self.removed**2 * array.size
+        self.removed = math.sqrt(squares / sum(array.size for array in arrays))
+        return cast("ImageT", restore(results))
+
+    def _denoise(
+        self, image: NDArray[Any], strength: float, luma: float | None, chroma: float | None
+    ) -> NDArray[Any]:
+        """Denoise an array, uint8 or floating point."""
+        conversion.check(image)
         blend = Blend.of(strength, luma, chroma, is_grey=image.ndim == 2)
         self.removed = 0.0
         result = np.array(image, order="C")
@@ -183,7 +206,7 @@ class Denoiser:
         height, width = image.shape[:2]
         area, self._squares = 0, 0.0
         try:
-            for y, x in self._tiles(height, width, tile):
+            for y, x in cut_tiles(height, width, tile, self.multiple, self.margin):
                 area = min(len(y) * len(x), tile**2)  # rounding can make a tile larger than asked
                 part = self._denoise_tile(image, y, x, blend)
                 result[y.start : y.stop, x.start : x.stop] = part
@@ -196,32 +219,13 @@ class Denoiser:
             return area
         return None
 
-    def _tiles(self, height: int, width: int, tile: int) -> Iterator[tuple[range, range]]:
-        """Yield the rows and columns of each tile, cut evenly and with the least overlap."""
-
-        def cut(rows: int) -> tuple[int, int]:
-            """Return height and width of the tiles, cut into so many rows."""
-            high = _round_up(-(-height // rows), self.multiple)
-            columns = -(-high * width // tile**2)
-            return high, _round_up(-(-width // columns), self.multiple)
-
-        def cost(size: tuple[int, int]) -> int:
-            """Return the pixels that all tiles see together."""
-            down, right = ((n - 1) // part for n, part in zip((height, width), size, strict=True))
-            return (height + 2 * self.margin * down) * (width + 2 * self.margin * right)
-
-        high, wide = min(map(cut, range(1, height // self.multiple + 2)), key=cost)
-        for y in range(0, height, high):
-            for x in range(0, width, wide):
-                yield range(y, min(y + high, height)), range(x, min(x + wide, width))
-
     def _denoise_tile(self, image: NDArray[Any], y: range, x: range, blend: Blend) -> NDArray[Any]:
         """Return a part of the image denoised: uint8 where the image is, else float32."""
         top, left = max(y.start - self.margin, 0), max(x.start - self.margin, 0)
         part = image[top : y.stop + self.margin, left : x.stop + self.margin]
         if part.dtype != np.uint8:
             part = part.astype(np.float32, order="C", copy=False)
-        missing = [(0, _round_up(n, self.multiple) - n) for n in part.shape[:2]]
+        missing = [(0, round_up(n, self.multiple) - n) for n in part.shape[:2]]
         missing += [(0, 0)] * (image.ndim - 2)
         noisy = torch.from_numpy(np.pad(part, missing, mode="reflect")).to(self.device)
         noisy = noisy.float().div_(255) if image.dtype == np.uint8 else noisy.float()
@@ -255,14 +259,6 @@ class Denoiser:
             total += self.network(turned).float().rot90(-turns, (2, 3))
             total += self.network(turned.flip(3)).float().flip(3).rot90(-turns, (2, 3))
         return total / 8
-
-
-def _check(image: NDArray[Any]) -> None:
-    """Raise a ValueError if an array is no image that can be denoised."""
-    if not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)) or image.size == 0:
-        raise ValueError(f"an image is HxWx3 or HxW, not {image.shape}")
-    if image.dtype != np.uint8 and not np.issubdtype(image.dtype, np.floating):
-        raise ValueError(f"an image is uint8, or floating point on [0, 1], not {image.dtype}")
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
@@ -313,7 +309,3 @@ def _peak_memory(device: torch.device, work: Callable[[], None]) -> int:
     before = torch.cuda.memory_allocated(device)
     work()
     return torch.cuda.max_memory_allocated(device) - before
-
-
-def _round_up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple

@@ -42,12 +42,13 @@ def validate(
         on_image: called after each of this worker's images, with whether it could be read.
 
     Returns:
-        The mean by the metric's name; nan if no image could be read.
+        The mean by the metric's name, over the images for which it is not nan; nan if there are
+        none.
 
     Raises:
         UserError: a metric of a user's own fails, on any worker.
     """
-    sums = np.zeros(len(metrics) + 1)
+    sums = np.zeros((2, len(metrics)))
     part = images[context.rank :: context.workers]
     problem = None
     try:
@@ -60,10 +61,10 @@ def validate(
     for said in context.gather(problem):
         if said is not None:
             raise UserError(said)
-    *totals, count = context.total(torch.from_numpy(sums).to(context.device)).tolist()
+    totals, counts = context.total(torch.from_numpy(sums).to(context.device)).tolist()
     return {
         name: total / count if count else math.nan
-        for name, total in zip(metrics, totals, strict=True)
+        for name, total, count in zip(metrics, totals, counts, strict=True)
     }
 
 
@@ -84,8 +85,8 @@ def score_images(
         metrics: names or import paths.
 
     Yields:
-        For each image in turn the sums over the noises of each metric and of 1; none if it cannot
-        be read.
+        For each image in turn two rows: the sums of each metric over the noises, and how many
+        values they have, because nan is left out; none if it cannot be read.
 
     Raises:
         UserError: a metric of a user's own fails.
@@ -94,7 +95,7 @@ def score_images(
     functions = {name: METRICS.bind(name, {}) for name in metrics}
 
     def score(file: ImageFile) -> NDArray[np.float64] | None:
-        sums = np.zeros(len(metrics) + 1)
+        sums = np.zeros((2, len(metrics)))
         try:
             for _, noisy, target in noisy_versions(file, noises):
                 with lock:
@@ -104,7 +105,8 @@ def score_images(
                     compute_metric(name, metric, target, result)
                     for name, metric in functions.items()
                 ]
-                sums += [*values, 1]
+                defined = ~np.isnan(values)
+                sums += [np.where(defined, values, 0), defined]
         except OSError:
             return None
         return sums

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from raydae.core.errors import UserError
+from raydae.core.lock import lock
 from raydae.core.storage import Folder, split_path
 
 
@@ -83,6 +84,56 @@ def test_names_are_flushed_to_the_disk_with_what_they_name(
     Folder.of(tmp_path / "a" / "b").write("c", b"d")
     places = (tmp_path / "a" / "b" / "c", tmp_path / "a" / "b", tmp_path / "a", tmp_path)
     assert flushed == [place.stat().st_ino for place in places]
+
+
+def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    folder = Folder.of(tmp_path / name)
+    try:
+        folder.write(name, b"one")
+    except OSError:
+        pytest.skip("this file system has no such names")
+    assert folder.files() == [name]
+    assert Folder.of(tmp_path).folders() == [name]
+    assert Folder.of(tmp_path).files(recursive=True) == [f"{name}/{name}"]
+    assert folder.read(name) == b"one"
+    assert folder.stamp(name)[0] == 3
+    folder.copy_to(Folder.of(tmp_path / "copy"))
+    folder.delete(name)
+    assert folder.files() == []
+    assert (tmp_path / "copy" / name).read_bytes() == b"one"
+    with pytest.raises(UserError, match="is not UTF-8, which Ray"), lock(folder):
+        pass
+
+
+def test_a_name_as_long_as_the_file_system_permits(tmp_path: Path) -> None:
+    name = "a" * os.pathconf(tmp_path, "PC_NAME_MAX")
+    Folder.of(tmp_path).write(name, b"one")
+    assert Folder.of(tmp_path).files() == [name]
+
+
+def test_linked_folders_are_listed_unless_they_hold_the_link(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b").touch()
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "to a").symlink_to(tmp_path / "a")
+    (tmp_path / "c" / "loop").symlink_to(tmp_path / "c")
+    (tmp_path / "c" / "gone").symlink_to(tmp_path / "none")
+    assert Folder.of(tmp_path / "c").files(recursive=True) == ["to a/b"]
+
+
+def test_a_pipe_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    folder = Folder.of(tmp_path)
+    assert folder.files() == []
+    for use in (folder.read, folder.stamp):
+        with pytest.raises(OSError, match="Not a regular file"):
+            use("pipe")
+
+
+def test_an_empty_path_is_not_the_current_folder() -> None:
+    with pytest.raises(UserError, match="a path is empty"):
+        Folder.of("")
 
 
 def test_a_uri_that_is_none() -> None:

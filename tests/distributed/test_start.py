@@ -190,3 +190,14 @@ def test_a_job_ends_all_of_its_ray_and_with_its_own_code_whatever_threads_do() -
     for pid in started:
         with contextlib.suppress(psutil.NoSuchProcess):
             assert psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_ray_sees_a_command_line_that_is_utf_8() -> None:
+    program = (
+        "import psutil, ray; from raydae.distributed import start\n"
+        "ray.init = lambda **settings: print(psutil.Process().cmdline()[-1])\n"
+        "start.start_ray()"
+    )
+    word = os.fsdecode(b"caf\xe9.png")
+    run = subprocess.run([sys.executable, "-c", program, word], capture_output=True, check=True)
+    assert run.stdout == b"caf\\udce9.png\n"

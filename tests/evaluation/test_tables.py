@@ -1,8 +1,7 @@
 import dataclasses
 import math
 
-import pytest
-
+from raydae.app.tables import undefined_lines
 from raydae.evaluation.scoring import Score
 from raydae.evaluation.tables import mean_rows, to_csv, to_records
 
@@ -39,14 +38,31 @@ def test_a_table_has_means_over_the_images() -> None:
         "sigma": 25,
         "psnr_noisy": 20,
         "psnr": 25,
-        "ssim_noisy": pytest.approx(0.3),
-        "ssim": None,
+        "ssim_noisy": 0.4,
+        "ssim": 0.8,
+        "ssim_images": 1,
         "seconds": 0.5,
         "remark": "a remark",
     }
     assert (rows[1]["sigma"], rows[1]["psnr"]) == (50, None)
     assert (rows[2]["method"], rows[2]["images"]) == ("tv", 1)
     assert "remark" not in rows[2]
+
+
+def test_a_metric_that_no_image_defines_has_no_mean() -> None:
+    small = dataclasses.replace(
+        SCORE, noisy={"psnr": 20, "ssim": math.nan}, denoised={"psnr": 30, "ssim": math.nan}
+    )
+    (row,) = mean_rows("set", [small])
+    assert (row["psnr"], row["ssim_noisy"], row["ssim"], row["ssim_images"]) == (30, None, None, 0)
+
+
+def test_a_line_says_which_images_a_mean_leaves_out() -> None:
+    assert undefined_lines(mean_rows("set", [SCORE])) == []
+    assert undefined_lines(mean_rows("set", [SCORE, B, SCORE])) == [
+        "SSIM is not defined for 1 of 3 images: smaller than its window of 11x11; its means leave "
+        "them out"
+    ]
 
 
 def test_csv_has_a_line_for_each_image() -> None:

@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from raydae.images.config import DataConfig
 from raydae.images.image_file import pixel_hash, read_image
 from raydae.images.image_sets import ImageSets, subsample
 from raydae.images.image_table import Images
-from raydae.images.listing import list_images
+from raydae.images.listing import by_hash, list_images
 from raydae.images.scan import scan
 from raydae.images.sources import evaluation_images, find_images
 from tests.conftest import draw, draw_folder
@@ -96,12 +97,16 @@ def test_copies_of_validation_and_test_images_are_not_trained_on(tmp_path: Path)
 
 def test_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
     draw_folder(tmp_path)
+    name = os.fsdecode(b"caf\xe9.png")
     try:
-        (tmp_path / "train" / os.fsdecode(b"caf\xe9.png")).write_bytes(b"")
+        Image.fromarray(draw(20)).save(tmp_path / "train" / name)
     except OSError:
         pytest.skip("this file system has no such names")
-    with pytest.raises(UserError, match=r"caf.xe9\.png. is not UTF-8; rename it"):
-        find(tmp_path)
+    sets = find(tmp_path)
+    (file,) = [file for file in sets.train if file.name == r"train/caf\udce9.png"]
+    assert file.uri == f"file://{quote(str(tmp_path))}/train/caf%E9.png"
+    np.testing.assert_array_equal(read_image(file.uri), draw(20))
+    assert sorted(by_hash([(name, name)] * 3)) == ["test", "train", "val"]
 
 
 def test_images_smaller_than_a_patch(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def dae() -> nn.Module:
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (17, 31), (16, 16), (15, 33), (70, 50)])
 @pytest.mark.parametrize("kind", [np.uint8, np.float32, np.float64])
 def test_any_size_and_kind_comes_back_as_it_was(
-    dae: nn.Module, size: tuple[int, int], kind: type
+    dae: nn.Module, size: tuple[int, int], kind: type[np.generic]
 ) -> None:
     rng = np.random.default_rng(0)
     for shape in (size, (*size, 3)):
