@@ -24,7 +24,7 @@ from raydae.models.model_file import ModelInfo, load_model, pack_model
 from raydae.models.networks import build
 from raydae.models.released import RELEASED
 from raydae.models.weights import BAD_CONTENT, pack, pack_optimizer, unpack, unpack_optimizer
-from raydae.noise.evaluation import evaluation_noise
+from raydae.noise.evaluation import EvaluationNoise, evaluation_noise
 from raydae.training.config import Config
 from tests.conftest import draw
 
@@ -185,7 +185,8 @@ def test_the_released_models_say_what_they_are(name: str, megabytes: int) -> Non
     network, info = load_model(name)
     assert {value.dtype for value in network.state_dict().values()} == {torch.float32}
     assert info.model.name == "unet"
-    assert info.config["noise"]["sigma"] == "0:55"
+    noise = info.config["noise"]
+    assert noise["kind"] == "camera" if name == "photo" else noise["sigma"] == "0:55"
     assert info.protocol == "cbsd68"
     assert info.config["data"]["path"] is None, "the place where its images lay says nothing"
     assert len(set(info.train_hashes)) == 727
@@ -199,6 +200,18 @@ def test_a_released_model_takes_noise_away_and_leaves_the_rest(name: str) -> Non
         noisy = evaluation_noise(clean, sigma)
         assert psnr(clean, to_uint8(denoise(noisy))) > psnr(clean, noisy * 255) + gain
     assert psnr(clean, denoise(clean)) > 40
+
+
+def test_the_model_for_photographs_removes_the_noise_of_cameras_and_nothing_else() -> None:
+    denoise = load("photo")
+    clean = draw(0, 128, 160)
+    gains = []
+    for shot in ("0.001", "0.004"):
+        options = {"shot": shot, "clean": 0, "grey": 0}
+        noisy, learned = EvaluationNoise(kind="camera", options=options)(clean)
+        gains.append(psnr(learned, to_uint8(denoise(noisy))) - psnr(learned, noisy * 255))
+    assert min(gains) > 4
+    assert psnr(clean, denoise(clean)) > 45
 
 
 @pytest.mark.parametrize("name", sorted(RELEASED))
