@@ -11,6 +11,7 @@ import pytest
 
 from raydae.app.parsing import parse, parse_with_config
 from raydae.core.storage import Folder
+from raydae.models.released import RELEASED
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -69,6 +70,7 @@ def user_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     for file in ("runs/mine/config.json", "runs/found/best.json"):
         Folder.of(tmp_path).write(file, b"{}")
+    Folder.of(tmp_path).write("runs/mine/last.safetensors", RELEASED["photo"].read_bytes())
     for name, code in MODULES.items():
         (tmp_path / name).write_text(code, encoding="utf-8")
     yield tmp_path
