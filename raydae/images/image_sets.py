@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -11,7 +10,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raydae.core.errors import first_line
-from raydae.images.image_file import ImageFile
 from raydae.images.image_table import SCHEMA, Images
 
 SPLITS = ("train", "val", "test")
@@ -43,17 +41,6 @@ class ImageSets:
     """Hashes of training images that were replaced while the run was stopped."""
     replaced_val_hashes: tuple[str, ...] = ()
     """Hashes of validation images, likewise."""
-
-    @classmethod
-    def of(
-        cls,
-        source: str,
-        train: Sequence[ImageFile],
-        val: Sequence[ImageFile],
-        test: Sequence[ImageFile],
-    ) -> "ImageSets":
-        """Return the sets of some records."""
-        return cls(source, Images.of(train), Images.of(val), Images.of(test))
 
     def to_parquet(self) -> bytes:
         """Return the sets as a Parquet file: a row for each image and for each text."""

@@ -88,11 +88,13 @@ class Images(Sequence[ImageFile]):
         return self._record(number % len(self))
 
     def _make(self, number: int) -> ImageFile:
-        return _record({name: column[number].as_py() for name, column in self._columns.items()})
+        return _from_values(
+            {name: column[number].as_py() for name, column in self._columns.items()}
+        )
 
     def __iter__(self) -> Iterator[ImageFile]:
         for first in range(0, len(self), RECORDS):
-            yield from map(_record, self.table.slice(first, RECORDS).to_pylist())
+            yield from map(_from_values, self.table.slice(first, RECORDS).to_pylist())
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Images) and bool(self.table.equals(other.table))
@@ -187,6 +189,6 @@ class Images(Sequence[ImageFile]):
 _SIDES = ("height", "width")
 
 
-def _record(values: dict[str, Any]) -> ImageFile:
+def _from_values(values: dict[str, Any]) -> ImageFile:
     noisy = tuple(NoisyFile(**file) for file in values.pop("noisy"))
     return ImageFile(**values, noisy=noisy)

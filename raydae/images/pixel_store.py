@@ -21,7 +21,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 BLOCK = 128  # pixels; a patch of 64x64 then reads 2.2 blocks on average
 SUFFIX = ".pixels"
 DRAFT = ".draft"
+UNUSED_S = 24 * 3600  # an image that was opened later than this ago makes no room for others
 DRAFT_SECONDS = 3600  # a draft this old was left by a process that was killed
 _MAGIC = b"raydae\x00\x01"
 _HEADER = struct.Struct("<8sIII")  # magic, height, width, checksum of the blocks' checksums
@@ -115,20 +116,18 @@ class StoredImage:
 class PixelStore:
     """A folder of decoded images with a size limit. Picklable; thread-safe.
 
-    If an image does not fit, images that nobody has used since this store was opened make room for
-    it, the least recently used first; if that is not enough, it is not kept.
+    If an image does not fit, images that no process has opened for a day make room for it, the
+    least recently used first; if that is not enough, it is not kept.
 
     Attributes:
         folder: where the files are.
         max_bytes: of all files together.
-        opened: when this store was opened, seconds since 1970.
         problem: why no more images are kept, once writing has failed.
         full: whether an image had no room; none is kept from then on.
     """
 
     folder: Path
     max_bytes: int
-    opened: float = field(default_factory=time.time)
     problem: str | None = None
     full: bool = False
 
@@ -232,7 +231,7 @@ class PixelStore:
                 path.unlink(missing_ok=True)
                 continue
             usage.total += status.st_size
-            if path.suffix == SUFFIX and status.st_mtime < self.opened:
+            if path.suffix == SUFFIX and status.st_mtime < time.time() - UNUSED_S:
                 unused.append((status.st_mtime, status.st_size, path))
         for _, bytes_, path in sorted(unused):
             if usage.total + size <= self.max_bytes:

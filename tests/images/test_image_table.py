@@ -78,7 +78,7 @@ def test_a_table_pickles_as_its_buffers() -> None:
 
 
 def sets() -> ImageSets:
-    made = ImageSets.of("somewhere", FILES[:4], FILES[4:6], FILES[6:])
+    made = ImageSets("somewhere", Images.of(FILES[:4]), Images.of(FILES[4:6]), Images.of(FILES[6:]))
     return ImageSets(
         made.source, made.train, made.val, made.test, ("é: bad", "b"), ("u",), ("1",), ("2", "3")
     )
@@ -86,7 +86,9 @@ def sets() -> ImageSets:
 
 def test_sets_come_back_from_their_file() -> None:
     assert ImageSets.from_parquet(sets().to_parquet()) == sets()
-    bare = ImageSets.of("somewhere", FILES[:1], FILES[1:2], FILES[2:3])
+    bare = ImageSets(
+        "somewhere", Images.of(FILES[:1]), Images.of(FILES[1:2]), Images.of(FILES[2:3])
+    )
     assert ImageSets.from_parquet(bare.to_parquet()) == bare
 
 

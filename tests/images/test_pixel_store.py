@@ -10,7 +10,14 @@ import pytest
 from numpy.typing import NDArray
 
 from raydae.images.image_file import pixel_hash
-from raydae.images.pixel_store import BLOCK, DRAFT, DamagedError, PixelStore, default_bytes
+from raydae.images.pixel_store import (
+    BLOCK,
+    DRAFT,
+    UNUSED_S,
+    DamagedError,
+    PixelStore,
+    default_bytes,
+)
 from tests.conftest import draw
 
 
@@ -87,7 +94,7 @@ def test_the_limit_holds_and_what_was_not_used_lately_makes_room(tmp_path: Path)
     names = [stored(old, image) for image in images[:3]]
     assert old.bytes == sum(path.stat().st_size for path in tmp_path.glob("??/*"))
     for i, name in enumerate(names):
-        os.utime(file_of(old, name), times=(0, time.time() - 100 + i))
+        os.utime(file_of(old, name), times=(0, time.time() - 2 * UNUSED_S + i))
 
     store = PixelStore(tmp_path, 3 * 30_100)
     assert store.get(names[0], 100, 100) is not None, "which counts as used"
