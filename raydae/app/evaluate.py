@@ -23,7 +23,7 @@ from raydae.core.storage import Folder
 from raydae.images.config import SOURCES, check_no_source, check_pairs, is_source
 from raydae.images.image_file import ImageFile
 from raydae.images.index import Index
-from raydae.images.pair_checks import scan_pairs
+from raydae.images.listed import Listed
 from raydae.images.pairs import list_pairs, match_folders
 from raydae.images.scan import scan
 from raydae.images.sources import cluster_uri, evaluation_images, pairs_folder
@@ -162,7 +162,7 @@ def measure(args: Arguments, screen: Console) -> Measured:
         name, listed = evaluation_images(args.data, args.protocol, info.protocol, options)
         with counting(screen, "checking images") as progress:
             index = Index(args.data or cluster_uri() or "BSDS500")
-            images, unreadable = scan(listed, progress, index=index)
+            images, unreadable = scan(Listed.of(listed), progress, index=index)
     if not images:
         count = len(unreadable)
         raise UserError(f"none of the {count} images can be used, the first: {unreadable[0]}")
@@ -249,14 +249,14 @@ def _find_pairs(args: Arguments, screen: Console) -> tuple[str, Sequence[ImageFi
         UserError: the pairs cannot be found.
     """
     if args.noisy is not None and args.clean is not None:
-        name = Folder.of(args.noisy).name
+        name, place = Folder.of(args.noisy).name, f"{args.noisy} ({args.clean})"
         pairs, alone = match_folders(args.noisy, args.clean)
     else:
         path = pairs_folder(args.data)
-        name = Folder.of(path).name
+        name, place = Folder.of(path).name, f"{path} ({args.pairs})"
         pairs, alone = list_pairs(path, args.pairs or "")
     with counting(screen, "checking pairs") as progress:
-        files, left_out = scan_pairs(pairs, progress)
+        files, left_out = scan(Listed.of(pairs), progress, index=Index(place))
     images = [
         replace(file, name=noisy.name, noisy=(noisy,)) for file in files for noisy in file.noisy
     ]

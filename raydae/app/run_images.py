@@ -1,7 +1,9 @@
 """The images of a run: find or compare them, and tell the user what is wrong with them."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow as pa
 from rich.console import Console
 
 from raydae.app.console import counting, notice, print_some
@@ -9,26 +11,34 @@ from raydae.app.invocation import invocation
 from raydae.core.errors import UserError
 from raydae.images.changes import accept_changes, find_changes
 from raydae.images.image_sets import ImageSets
-from raydae.images.reader import store_report
+from raydae.images.listed import Listed
+from raydae.images.reader import Keep, store_report
+from raydae.images.scan import decode_here
 from raydae.images.sources import find_images, synthetic_set
 from raydae.training.config import Config
 from raydae.training.run_folder import Run
 from raydae.training.schedule import Schedule
 
+# Images that threads of this process decode before tasks of Ray would have started.
+FEW_IMAGES, FEW_BYTES = 1000, 2**26
 
-def images_of_run(run: Run, command: str, screen: Console) -> tuple[Run, ImageSets]:
+
+def images_of_run(
+    run: Run, command: str, screen: Console, start_ray: Callable[[], None]
+) -> tuple[Run, ImageSets]:
     """Return a run and its images: found, if it is new, else compared with what it began with.
 
     Args:
         run: the run.
         command: `train` or `tune`, for the advice that is printed.
         screen: where to print.
+        start_ray: starts Ray if it does not run; called if there are many images to decode.
 
     Raises:
         UserError: there are no such images, or they have changed and `data.changed` is `refuse`.
     """
     if run.sets is None:
-        return run, find_run_images(run.config, command, screen)
+        return run, find_run_images(run.config, command, screen, start_ray)
     with counting(screen, "checking changed images") as progress:
         changes = find_changes(run.sets, run.config.data, progress)
     print_some(screen, "replaced since the run began", [file.name for file in changes.replaced])
@@ -52,7 +62,9 @@ def print_notes(run: Run, screen: Console) -> None:
         screen.print(note, style="yellow", soft_wrap=True)
 
 
-def find_run_images(config: Config, command: str, screen: Console) -> ImageSets:
+def find_run_images(
+    config: Config, command: str, screen: Console, start_ray: Callable[[], None]
+) -> ImageSets:
     """Return the images that a configuration names; print those that cannot be used.
 
     BSDS500 is downloaded where it is missing; where that fails, synthetic images take its place.
@@ -61,10 +73,21 @@ def find_run_images(config: Config, command: str, screen: Console) -> ImageSets:
         config: of the run.
         command: `train` or `tune`, for the advice that is printed.
         screen: where to print.
+        start_ray: starts Ray if it does not run; called if there are many images to decode.
 
     Raises:
         UserError: there are no such images, or too few for a batch.
     """
+
+    def decode(listed: Listed, keep: Keep | None) -> Iterator[pa.Table]:
+        if len(listed) < FEW_IMAGES and listed.sizes.sum() < FEW_BYTES:
+            return decode_here(listed, keep)
+        start_ray()
+        from raydae.distributed.indexing import decode_on_ray
+        from raydae.distributed.shared_storage import check_shared
+
+        check_shared(listed.uris[0], "--data")
+        return decode_on_ray(listed, keep)
 
     def synthetic_fallback(reason: str) -> Path:
         notice(
@@ -77,7 +100,7 @@ def find_run_images(config: Config, command: str, screen: Console) -> ImageSets:
             return synthetic_set(progress)
 
     with counting(screen, "checking images") as progress:
-        sets = find_images(config.data, synthetic_fallback, progress)
+        sets = find_images(config.data, synthetic_fallback, progress, decode)
     Schedule.of(config, len(sets.train))  # refuses a batch larger than an epoch
     print_some(screen, "left out", sets.left_out, limit=10)
     if (report := store_report(config.data, sets.train)) is not None:

@@ -143,11 +143,17 @@ def train_and_test(run: Run, launch: Launch, command: str, screen: Console) -> i
         The exit code.
     """
     print_notes(run, screen)
-    run, sets = images_of_run(run, "train", screen)
 
-    from raydae.distributed import logs  # with Ray, which takes a second: bad input comes first
+    def start_ray() -> None:
+        from raydae.distributed.start import start_ray  # takes a second: bad input comes first
 
-    workers = start_workers(run, sets, launch, screen)
+        start_ray(parse_workers(launch.num_workers), run.config.threads, launch.verbose)
+
+    run, sets = images_of_run(run, "train", screen, start_ray)
+    start_ray()
+    from raydae.distributed import logs
+
+    workers = choose_workers(run, sets, launch, screen)
     if run.sets is None:  # only once nothing can be refused: it moves what --restart replaces
         run = run.begin(sets)
         print_notes(run, screen)
@@ -167,21 +173,20 @@ def train_and_test(run: Run, launch: Launch, command: str, screen: Console) -> i
         logs.keep(run.folder)  # after the error, so that the log has it
 
 
-def start_workers(run: Run, sets: ImageSets, launch: Launch, screen: Console) -> "Workers":
-    """Start Ray or connect to it, and choose the workers; print what will be trained on what.
+def choose_workers(run: Run, sets: ImageSets, launch: Launch, screen: Console) -> "Workers":
+    """Choose the workers, with Ray running; print what will be trained on what.
 
     Raises:
-        UserError: there is no such cluster, it lacks what was asked for, or its nodes see other
-            files.
+        UserError: the cluster lacks what was asked for, or its nodes see other files.
     """
-    from raydae.distributed import resources, shared_storage, start, waiting
+    from raydae.distributed import resources, shared_storage, waiting
 
     asked = parse_workers(launch.num_workers)
-    start.start_ray(asked, run.config.threads, launch.verbose)
     waiting.wait_for_node(screen.print)
     workers, word = resources.choose_workers(asked, launch.use_gpu, run.config)
     waiting.wait_for_workers(workers, screen.print)
-    shared_storage.check_shared(run.folder, sets)
+    shared_storage.check_shared(run.folder.path_of(".lock"), "--storage")
+    shared_storage.check_shared(sets.train[0].uri, "--data")
     for line in (word, resources.describe_crowding(workers, 1, run.config)):
         if line:
             screen.print(line, style="yellow")

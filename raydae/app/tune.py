@@ -155,7 +155,7 @@ def search(folder: Folder, config: Config, launch: Launch, screen: Console) -> i
     if not launch.restart:
         check_settings(folder, config, settings)
     run = open_run(folder, config, launch.restart, kind="search")
-    run, sets = images_of_run(run, "tune", screen)
+    run, sets = images_of_run(run, "tune", screen, lambda: _start_ray(config, launch))
     workers, samples = launch.num_workers, launch.num_samples
     found = Search(folder, config, sets, settings, samples, workers, restart=run.sets is None)
     over = sum(trial.over for trial in found.trials)
@@ -198,13 +198,14 @@ def run_trials(
         launch: where and how.
         screen: where to print.
     """
-    from raydae.distributed import resources, shared_storage, start, waiting
+    from raydae.distributed import resources, shared_storage, waiting
     from raydae.search.settings import write_settings
 
     config, workers = found.config, launch.num_workers
-    start.start_ray((workers, workers), config.threads, launch.verbose)
+    _start_ray(config, launch)
     waiting.wait_for_node(screen.print)
-    shared_storage.check_shared(found.folder, sets)
+    shared_storage.check_shared(found.folder.path_of(".lock"), "--storage")
+    shared_storage.check_shared(sets.train[0].uri, "--data")
     each, concurrent = resources.choose_trials(
         workers,
         launch.use_gpu,
@@ -229,6 +230,12 @@ def run_trials(
         found.run(each, concurrent, lambda trials: display.show(rows(found)), stop_requested)
     if stop_requested() and not found.complete:
         raise KeyboardInterrupt(stop_requested() - 128)
+
+
+def _start_ray(config: Config, launch: Launch) -> None:
+    from raydae.distributed.start import start_ray
+
+    start_ray((launch.num_workers, launch.num_workers), config.threads, launch.verbose)
 
 
 def show(found: "Search", best: "Trial", screen: Console) -> None:

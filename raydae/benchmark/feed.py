@@ -1,8 +1,8 @@
 """The part `feed`: samples per second that reach the training process, and each stage's cost.
 
-The sides are the sample function alone, a torch DataLoader over it, and Ray Data. Samples are made
-on the CPU cores also where a GPU trains; the GPU only changes how many are needed, and it can make
-the noise itself.
+The sides are the sample function alone, a torch DataLoader over it, and Ray Data; then the sample
+function on large photographs. Samples are made on the CPU cores also where a GPU trains; the GPU
+only changes how many are needed, and it can make the noise itself.
 """
 
 import functools
@@ -14,6 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
 from raydae.benchmark.harness import Harness, own_process
+from raydae.benchmark.photographs import photographs, pieces, read_pieces
 from raydae.distributed.resources import cores
 from raydae.images.sources import find_images
 from raydae.noise.config import NOISES
@@ -38,6 +39,10 @@ def measure(harness: Harness) -> None:
     }
     for side in ("bare", "dataloader"):
         report.ratios[f"feed/{side}"] = medians["ray"] / medians[side]
+    stored = medians["photographs, pixel store"]
+    report.ratios["feed/photographs-small images"] = stored / medians["bare"]
+    report.ratios["feed/stored-decoded"] = stored / medians["photographs, decoded"]
+    report.ratios["feed/stored-cut before"] = stored / medians["photographs, cut before"]
     report.ratios["feed/device noise-ray"] = medians["ray, device noise"] / medians["ray"]
     harness.log("feed: stages")
     with own_process() as call:
@@ -49,11 +54,23 @@ def measure(harness: Harness) -> None:
 
 def bare(config: Config, seconds: float, loaders: int) -> float:
     """Return the patches/s of the sample function alone, on all cores."""
-    context, number = multiprocessing.get_context("spawn"), cores()
-    with ProcessPoolExecutor(number, context) as pool:
-        firsts = [10**6 * core for core in range(number)]
-        made = pool.map(_make, [config] * number, [seconds / 2] * number, firsts)
-        return sum(samples / took for samples, took in made)
+    return _on_all_cores(_make, config, seconds)
+
+
+def decoded_photographs(config: Config, seconds: float, loaders: int) -> float:
+    """Return the patches/s of the sample function where each visit decodes a large photograph."""
+    config = photographs(config).override({"data.cache_gib": 0})
+    return _on_all_cores(functools.partial(_make, rows=2, warm_up=False), config, seconds)
+
+
+def stored_photographs(config: Config, seconds: float, loaders: int) -> float:
+    """Return the patches/s of the sample function on photographs in the pixel store."""
+    return _on_all_cores(_make, photographs(config), seconds)
+
+
+def cut_photographs(config: Config, seconds: float, loaders: int) -> float:
+    """Return the patches/s of reading PNG files of 480x480, one patch from each."""
+    return _on_all_cores(read_pieces, pieces(config), seconds)
 
 
 def dataloader(config: Config, seconds: float, loaders: int) -> float:
@@ -85,6 +102,9 @@ SIDES = {
     "dataloader": dataloader,
     "ray": ray_data,
     "ray, device noise": ray_data_device_noise,
+    "photographs, decoded": decoded_photographs,
+    "photographs, pixel store": stored_photographs,
+    "photographs, cut before": cut_photographs,
 }
 
 
@@ -132,10 +152,22 @@ def _samples(config: Config) -> Samples:
     return Samples.of(config, find_images(config.data).train)
 
 
-def _make(config: Config, seconds: float, first: int, rows: int = 512) -> tuple[int, float]:
+def _on_all_cores(make: Callable[..., tuple[int, float]], config: Config, seconds: float) -> float:
+    """Return the patches/s of a function that a process for each core calls."""
+    context, number = multiprocessing.get_context("spawn"), cores()
+    with ProcessPoolExecutor(number, context) as pool:
+        firsts = [10**6 * core for core in range(number)]
+        made = pool.map(make, [config] * number, [seconds / 2] * number, firsts)
+        return sum(samples / took for samples, took in made)
+
+
+def _make(
+    config: Config, seconds: float, first: int, rows: int = 512, warm_up: bool = True
+) -> tuple[int, float]:
     """Make samples for some seconds; return their number and the exact seconds."""
     samples = _samples(config)
-    samples.block([range(first, first + rows)], rows)  # decodes the images
+    if warm_up:
+        samples.block([range(first, first + rows)], rows)  # decodes the images
     began = time.monotonic()
     made = 0
     while time.monotonic() - began < seconds:

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote, unquote
@@ -215,6 +216,19 @@ class Folder:
             filesystem.delete_dir(f"{path}/{name}")
         elif kind == fs.FileType.File:
             filesystem.delete_file(f"{path}/{name}")
+
+
+def open_parts(folder: Folder, name: str) -> tuple[int, Callable[[int, int], bytes]]:
+    """Return the size of a file behind a URI, and what reads a part of it.
+
+    That takes the first byte and the number of bytes, and is thread-safe.
+
+    Raises:
+        OSError: it cannot be opened; FileNotFoundError if there is none.
+    """
+    filesystem, path = folder._split()
+    file = filesystem.open_input_file(f"{path}/{name}")
+    return file.size(), lambda first, number: file.read_at(number, first)
 
 
 def local_path(path: str | Path) -> str | Path:

@@ -8,24 +8,21 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydae.core.errors import UserError
-from raydae.core.storage import Folder
 from raydae.distributed.resources import node_of
-from raydae.images.image_sets import ImageSets
 
 
-def check_shared(storage: Folder, sets: ImageSets) -> None:
-    """Check that all nodes see a run's folder and its images as this node does.
+def check_shared(file: str, flag: str) -> None:
+    """Check that all nodes see a file as this node does.
 
     Args:
-        storage: the folder of the run, locked.
-        sets: the images; only the first is compared.
+        file: a local path, or a URI, which is not compared.
+        flag: names the folder that the file stands for.
 
     Raises:
-        UserError: a node sees something else at a local path. URIs are not compared.
+        UserError: a node sees something else there.
     """
-    for file, flag in ((storage.path_of(".lock"), "--storage"), (sets.train[0].uri, "--data")):
-        if host := _differing_host(file):
-            raise UserError(not_shared(file, host, flag))
+    if host := _differing_host(file):
+        raise UserError(not_shared(file, host, flag))
 
 
 def not_shared(path: str, where: str, flag: str) -> str:

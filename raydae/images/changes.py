@@ -16,9 +16,9 @@ from raydae.images.image_file import MISSING, stamps_of
 from raydae.images.image_list import is_list, read_list
 from raydae.images.image_sets import SPLITS, ImageSets
 from raydae.images.image_table import Images
+from raydae.images.listed import Listed, Pair
 from raydae.images.listing import list_images
-from raydae.images.pair_checks import scan_pairs
-from raydae.images.pairs import Pair, list_pairs
+from raydae.images.pairs import list_pairs
 from raydae.images.scan import scan
 from raydae.images.source import is_source_uri, list_source
 from raydae.images.sources import cluster_uri, pairs_folder
@@ -169,9 +169,9 @@ def _list(config: DataConfig) -> dict[str, str]:
     if path is None:
         return {}
     if is_source(path):
-        return {uri: key for uri, key, _ in list_source(path, config.options)}
+        return dict(pair.clean for pair in list_source(path, config.options))
     if is_list(path):
-        return {row.uri: row.name for row in read_list(path)}
+        return dict(pair.clean for pair in read_list(path))
     copy = find_copy(Folder.of(path))
     if copy is not None and not copy.missing:
         return {}
@@ -180,13 +180,11 @@ def _list(config: DataConfig) -> dict[str, str]:
 
 def _scan_again(images: Images, progress: Callable[[int, int], None] | None) -> Images:
     """Return new records of the images that can still be used, with all their noisy files."""
-    if not len(images.noisy_files):
-        return scan(list(zip(images.uris, images.names, strict=True)), progress)[0]
     pairs = [
         Pair((file.uri, file.name), tuple((noisy.uri, noisy.name) for noisy in file.noisy))
         for file in images
     ]
     number = {file.uri: len(file.noisy) for file in images}
-    now, _ = scan_pairs(pairs, progress)
+    now, _ = scan(Listed.of(pairs), progress)
     whole = [len(file.noisy) == number[file.uri] for file in now]
     return now.where(np.array(whole, bool))

@@ -1,6 +1,7 @@
 """Decoded images that a process keeps, so that the next visit need not decode them again."""
 
 import os
+import threading
 from collections import OrderedDict
 from contextlib import suppress
 from pathlib import Path
@@ -13,25 +14,33 @@ MIN_BYTES, MAX_BYTES = 2**27, 2**31  # BSDS500's training set, decoded, has 93 M
 
 
 class ImageCache:
-    """Decoded images by URI; beyond a number of bytes, the least recently used are dropped."""
+    """Decoded images by URI; beyond a number of bytes, the least recently used are dropped.
+
+    Thread-safe.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
+        self._lock = threading.Lock()
         self._bytes = 0
         self._images: OrderedDict[str, NDArray[np.uint8]] = OrderedDict()
 
     def get(self, uri: str) -> NDArray[np.uint8] | None:
         """Return an image, uint8 HxWx3; none if it is not here."""
-        if uri in self._images:
-            self._images.move_to_end(uri)
-        return self._images.get(uri)
+        with self._lock:
+            if uri in self._images:
+                self._images.move_to_end(uri)
+            return self._images.get(uri)
 
     def put(self, uri: str, image: NDArray[np.uint8]) -> None:
         """Keep an image, uint8 HxWx3."""
-        self._images[uri] = image
-        self._bytes += image.nbytes
-        while self._bytes > self.max_bytes and len(self._images) > 1:
-            self._bytes -= self._images.popitem(last=False)[1].nbytes
+        with self._lock:
+            if uri in self._images:  # another thread was faster
+                self._bytes -= self._images[uri].nbytes
+            self._images[uri] = image
+            self._bytes += image.nbytes
+            while self._bytes > self.max_bytes and len(self._images) > 1:
+                self._bytes -= self._images.popitem(last=False)[1].nbytes
 
 
 def cache_bytes() -> int:

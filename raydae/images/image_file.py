@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raydae.core.storage import split_path
-from raydae.images.pictures import read_rgb
+from raydae.images.pictures import read_rgb, read_size
 from raydae.images.source import is_source_uri, read_source_image
 
 MAX_PIXELS = 2 * 10**8
@@ -101,6 +101,20 @@ def read_image(uri: str) -> NDArray[np.uint8]:
     file = io.BytesIO(folder.read(name))
     file.name = uri  # for messages
     return read_rgb(file, MAX_PIXELS)
+
+
+def count_pixels(uri: str) -> int:
+    """Return how many pixels an image has. Only the header of a local file is read.
+
+    Raises:
+        OSError: The image cannot be read, or the file is not an image.
+        UserError: As `read_image`.
+    """
+    if "://" not in uri and not is_source_uri(uri):
+        with suppress(OSError):
+            width, height = read_size(Path(uri))
+            return width * height
+    return read_image(uri).size // 3
 
 
 def stamps_of(uris: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

@@ -10,8 +10,8 @@ import io
 import posixpath
 from collections.abc import Callable
 from pathlib import PurePosixPath
-from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
@@ -21,6 +21,7 @@ import pyarrow.parquet
 from raydae.core.errors import UserError, first_line
 from raydae.core.storage import Folder, split_path
 from raydae.images.image_sets import SPLITS
+from raydae.images.listed import Listed
 
 _READERS: dict[str, Callable[[io.BytesIO], pa.Table]] = {
     ".csv": pyarrow.csv.read_csv,
@@ -31,24 +32,13 @@ LISTS = tuple(_READERS)
 NAMES = ("uri", "file_name")
 
 
-class Row(NamedTuple):
-    """An image of a list."""
-
-    uri: str
-    name: str
-    """As the table has it."""
-    split: str | None
-    noisy: tuple[str, str] | None
-    """URI and name."""
-
-
 def is_list(path: str) -> bool:
     """Return whether a path or URI names a list of images by its suffix."""
     return PurePosixPath(path.partition("?")[0]).suffix.lower() in LISTS
 
 
-def read_list(path: str) -> list[Row]:
-    """Return the images of a list, each once for each of its noisy pictures.
+def read_list(path: str) -> Listed:
+    """Return the images of a list, each with its noisy pictures, in the order of the list.
 
     Args:
         path: a local path or URI.
@@ -69,50 +59,71 @@ def read_list(path: str) -> list[Row]:
     key = next((column for column in NAMES if column in table.column_names), None)
     if key is None:
         raise UserError(f"{path} needs a column uri (or file_name); it has {table.column_names}")
-    names, splits, noisy = (_texts(table, column, path) for column in (key, "split", "noisy"))
-    rows: list[Row] = []
-    split_of: dict[str, str | None] = {}
-    for number, (text, split, partner) in enumerate(zip(names, splits, noisy, strict=True), 1):
-        where = f"{path}, row {number}"
-        if text is None:
-            raise UserError(f"{where}: its {key} is empty")
-        if split not in (None, *SPLITS):
-            raise UserError(f"{where}: its split is {split!r}; write train, val, test or nothing")
-        uri = _absolute(folder, text)
-        if split_of.setdefault(uri, split) != split:
-            raise UserError(f"{where}: {text} is in another split in a row before")
-        own = None if partner is None else (_absolute(folder, partner), partner)
-        rows.append(Row(uri, text, split, own))
-    if not rows:
+    if not len(table):
         raise UserError(f"{path} lists no images")
-    return list(dict.fromkeys(rows))
+    names, splits, noisy = (_texts(table, column, path) for column in (key, "split", "noisy"))
+    if (row := _first(names.is_null())) is not None:
+        raise UserError(f"{path}, row {row + 1}: its {key} is empty")
+    wrong = pc.and_(splits.is_valid(), pc.invert(pc.is_in(splits, pa.array(SPLITS))))
+    if (row := _first(wrong)) is not None:
+        raise UserError(
+            f"{path}, row {row + 1}: its split is {splits[row].as_py()!r}; write train, val, test "
+            "or nothing"
+        )
+    uris, noisy_uris = _absolute(folder, names), _absolute(folder, noisy)
+    first = pc.index_in(uris, pc.unique(uris))  # the number of each row's image
+    begins = pa.array(np.unique(first.to_numpy(), return_index=True)[1])
+    own = splits.take(begins)
+    other = pc.invert(pc.equal(pc.fill_null(splits, ""), pc.fill_null(own.take(first), "")))
+    if (row := _first(other)) is not None:
+        raise UserError(
+            f"{path}, row {row + 1}: {names[row].as_py()} is in another split in a row before"
+        )
+    shots: list[dict[tuple[str, str], None]] | None = None
+    if noisy.null_count < len(noisy):
+        shots = [{} for _ in range(len(begins))]
+        columns = (column.to_pylist() for column in (first, noisy_uris, noisy))
+        for number, uri, text in zip(*columns, strict=True):
+            if uri is not None:
+                shots[number][uri, text] = None
+    parts = None if shots is None else [[{"uri": u, "name": n} for u, n in own] for own in shots]
+    return Listed.of_columns(uris.take(begins), names.take(begins), own, parts)
 
 
-def list_table(path: str) -> list[tuple[str, str, str | None]]:
-    """Return (URI, name, split) of the images of a list.
+def list_table(path: str) -> Listed:
+    """Return the images of a list, which has no noisy pictures.
 
     Raises:
         UserError: as `read_list`; or the images have noisy pictures, which would be ignored.
     """
-    rows = read_list(path)
-    if any(row.noisy is not None for row in rows):
+    listed = read_list(path)
+    if listed.files > len(listed):
         raise UserError(f"{path} has noisy pictures; use them with --data.pairs noisy=uri")
-    return [(row.uri, row.name, row.split) for row in rows]
+    return listed
 
 
-def _texts(table: pa.Table, column: str, path: str) -> list[str | None]:
-    """Return a column of texts without blanks around them; None where there is no text."""
+def _texts(table: pa.Table, column: str, path: str) -> pa.Array:
+    """Return a column of texts without blanks around them; null where there is no text."""
     if column not in table.column_names:
-        return [None] * len(table)
+        return pa.nulls(len(table), pa.string())
     try:
-        texts = pc.utf8_trim_whitespace(table[column].cast(pa.string()))
+        texts = pc.utf8_trim_whitespace(table[column].cast(pa.string())).combine_chunks()
     except pa.ArrowException:
         raise UserError(f"{path}: its column {column} has no texts") from None
-    return [text or None for text in texts.to_pylist()]
+    return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
 
 
-def _absolute(folder: Folder, text: str) -> str:
-    """Return a path or URI of a table as an absolute one."""
-    if "://" in text or posixpath.isabs(text):
-        return text
-    return folder.path_of(posixpath.normpath(text))
+def _absolute(folder: Folder, texts: pa.Array) -> pa.Array:
+    """Return paths and URIs of a table as absolute ones."""
+    whole = pc.or_(pc.match_substring(texts, "://"), pc.starts_with(texts, "/"))
+    relative = texts.filter(pc.fill_null(pc.invert(whole), False)).to_pylist()
+    absolute = [folder.path_of(posixpath.normpath(text)) for text in relative]
+    return pc.replace_with_mask(
+        texts, pc.fill_null(pc.invert(whole), False), pa.array(absolute, pa.string())
+    )
+
+
+def _first(mask: pa.Array) -> int | None:
+    """Return the place of the first true value; none if there is none."""
+    place = pc.index(mask, True).as_py()
+    return None if place < 0 else int(place)

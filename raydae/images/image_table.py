@@ -149,9 +149,20 @@ class Images(Sequence[ImageFile]):
             chosen: bool, for all images, then for all their noisy files.
         """
         found: NDArray[np.bool_] = chosen[: len(self)].copy()
-        parents = pc.list_parent_indices(self.table["noisy"].combine_chunks()).to_numpy()
-        found[parents[chosen[len(self) :]]] = True
+        found[self._parents[chosen[len(self) :]]] = True
         return found
+
+    @property
+    def file_areas(self) -> NDArray[np.int64]:
+        """Pixels of all images, then of all their noisy files."""
+        return np.concatenate([self.areas, self.areas[self._parents]])
+
+    @property
+    def _parents(self) -> NDArray[np.int64]:
+        """The number of the image of each noisy file."""
+        noisy = self.table["noisy"].combine_chunks()
+        parents: NDArray[np.int64] = pc.list_parent_indices(noisy).to_numpy()
+        return parents
 
     @property
     def stamps(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from raydae.core.storage import Folder
 from raydae.images.bsds500 import cache_folder
 from raydae.images.image_table import Images
+from raydae.images.listed import Listed
 
 SETTLED_S = 3.0  # a file that was written so lately may be written again within its time stamp
 
@@ -43,22 +44,31 @@ class Index:
             self.images = Images(pq.read_table(io.BytesIO(self._path.read_bytes())))
 
     def find(
-        self, uris: list[str], size: NDArray[np.int64], modified: NDArray[np.float64]
+        self, listed: Listed, size: NDArray[np.int64], modified: NDArray[np.float64]
     ) -> NDArray[np.int64]:
-        """Return the number of the record of each file, -1 where there is none: (n,).
+        """Return the number of the record of each image, -1 where there is none: (n,).
 
         Args:
-            uris: n files.
-            size: of each, bytes, (n,).
-            modified: when each was written, seconds since 1970, (n,).
+            listed: n images. If they have noisy files, the record must have the same.
+            size: of each file in `listed.all_uris`, bytes.
+            modified: when each was written, seconds since 1970.
         """
-        known = self.images.table
-        found = pc.index_in(pa.array(uris, pa.string()), known["uri"].combine_chunks())
+        known = self.images
+        uri = listed.table["uri"].combine_chunks()
+        found = pc.index_in(uri, known.table["uri"].combine_chunks())
         rows: NDArray[np.int64] = pc.fill_null(found, -1).to_numpy().astype(np.int64)
-        if len(known):
-            own_size, own_modified = (known[name].to_numpy() for name in ("size", "modified"))
-            rows[(own_size[rows] != size) | (own_modified[rows] != modified)] = -1
-        return rows
+        here: NDArray[np.int64] = np.flatnonzero(rows >= 0)
+        here = here[known.files[rows[here]] == listed.shots[here] + 1]
+        # Both now have the same number of files, which are compared one by one.
+        records, parts = known.take(rows[here]), listed.take(here)
+        own_size, own_modified = records.stamps
+        files = listed.places_of_files(here)
+        equal = (own_size == size[files]) & (own_modified == modified[files])
+        equal &= np.array(records.all_uris, object) == np.array(parts.all_uris, object)
+        same = here[~records.any_file(~equal)]
+        known_rows = np.full(len(rows), -1)
+        known_rows[same] = rows[same]
+        return known_rows
 
     def save(self, images: Images, listed: Set[str]) -> None:
         """Replace the records of some files, in memory and on the disk.

@@ -6,15 +6,19 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
 from raydae.core.errors import UserError, first_line
 from raydae.core.storage import Folder
 from raydae.images.image_sets import SPLITS
+from raydae.images.listed import Listed
 from raydae.images.pictures import suffixes
 
 Listing = list[tuple[str, str]]
 """(URI, name) of images, not decoded yet. Names are relative to the folder or source."""
-Row = tuple[str, str, str | None]
-"""The same, and the split, if one is given."""
 
 
 def list_images(path: str) -> Listing:
@@ -59,28 +63,64 @@ def by_folder(images: Iterable[tuple[str, str]]) -> dict[str, Listing]:
     }
 
 
-def by_source(images: Sequence[Row]) -> dict[str, Listing]:
-    """Split (URI, key, split) by the split, or by the hash of the key where it is None."""
-    unsplit = [(uri, key) for uri, key, split in images if split is None]
-    parts = by_hash(unsplit, min_images=1 if len(unsplit) == len(images) else 0)
-    return {
-        split: parts[split] + [(uri, key) for uri, key, given in images if given == split]
-        for split in SPLITS
-    }
+def split_images(listed: Listed) -> Listed:
+    """Return the images with a split for each, in the order train, val, test.
 
-
-def by_hash(images: Listing, min_images: int = 1) -> dict[str, Listing]:
-    """Split images into about 80 % train, 10 % val and 10 % test by the hashes of their names.
-
-    The split of an image does not change when others are added. An exception is a set so small
-    that val or test would have fewer than `min_images`: they get the first in order of hash.
+    Within a split, those whose split was not known come first, in the order of their URIs.
+    Images whose split is empty are left out.
     """
-    ranked = sorted((_fraction(name), uri, name) for uri, name in images)
-    below = [sum(fraction < bound for fraction, _, _ in ranked) for bound in (0.1, 0.2)]
-    val = max(below[0], min_images)
-    test = max(below[1], val + min_images)
-    parts = {"val": ranked[:val], "test": ranked[val:test], "train": ranked[test:]}
-    return {split: sorted((uri, name) for _, uri, name in part) for split, part in parts.items()}
+    splits = choose_splits(listed.names, listed.splits)
+    unknown = np.flatnonzero(listed.table["split"].is_null())
+    order = np.array(pc.sort_indices(listed.table["uri"].take(pa.array(unknown))), np.int64)
+    places = np.concatenate([unknown[order], np.flatnonzero(listed.table["split"].is_valid())])
+    parts = [places[splits[places] == split] for split in SPLITS]
+    return listed.with_splits(splits).take(np.concatenate(parts))
+
+
+def split_by_folder(listed: Listed) -> Listed:
+    """Return the images split by their first folders, if these include train, val and test.
+
+    Otherwise, return them as they are.
+    """
+    folders = first_folders(listed)
+    if not set(SPLITS) <= set(folders):
+        return listed
+    return listed.with_splits(np.where(np.isin(folders, SPLITS), folders, ""))
+
+
+def first_folders(listed: Listed) -> NDArray[np.object_]:
+    """Return the first folder in each image's name, empty if it has none, (n,)."""
+    folders = [name.partition("/")[0] if "/" in name else "" for name in listed.names]
+    return np.array(folders, object)
+
+
+def split_among(listed: Listed, uris: Sequence[str]) -> Listed:
+    """Return the images with a split for those of some URIs, as if there were no others."""
+    places = np.sort(listed.find(uris))
+    splits = np.full(len(listed), "", object)
+    names = np.array(listed.names, object)
+    splits[places] = choose_splits(names[places], listed.splits[places])
+    return listed.with_splits(splits)
+
+
+def choose_splits(
+    names: Sequence[str] | NDArray[np.object_], given: Sequence[str | None] | NDArray[np.object_]
+) -> NDArray[np.object_]:
+    """Return the split of each name: the given one, or by the name's hash where it is None.
+
+    The hashes split images into about 80 % train, 10 % val and 10 % test. The split of an image
+    does not change when others are added. An exception is a set so small that val or test would be
+    empty: they get the first in order of hash, if no split at all is given.
+    """
+    splits = np.array(given, object)
+    unknown: NDArray[np.int64] = np.flatnonzero([split is None for split in splits])
+    fractions = np.array([_fraction(names[number]) for number in unknown])
+    at_least = 1 if len(unknown) == len(splits) else 0
+    val = max(int((fractions < 0.1).sum()), at_least)
+    test = max(int((fractions < 0.2).sum()), val + at_least)
+    ranked = unknown[np.argsort(fractions, kind="stable")]
+    splits[ranked[:val]], splits[ranked[val:test]], splits[ranked[test:]] = "val", "test", "train"
+    return splits
 
 
 def _fraction(name: str) -> float:

@@ -1,18 +1,9 @@
-"""Decode pairs, and leave out noisy files that do not show exactly what their clean one shows."""
+"""Find noisy pictures that do not show exactly what their clean one shows."""
 
-import functools
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from raydae.core.errors import first_line
-from raydae.images.image_file import ImageFile, NoisyFile, pixel_hash, read_image, stamp_of
-from raydae.images.image_table import Images
-from raydae.images.pairs import Pair
-from raydae.images.reader import Keep
 
 MAX_SHIFT = 0.5  # pixels
 _SIDE = 512  # of the square in the middle that is compared, pixels
@@ -21,67 +12,16 @@ _MIN_BLOCKS = 8
 _CERTAIN = 6.0  # standard errors; noise of cameras is alike in neighbouring blocks
 
 
-def scan_pairs(
-    pairs: Sequence[Pair],
-    progress: Callable[[int, int], None] | None = None,
-    keep: Keep | None = None,
-) -> tuple[Images, list[str]]:
-    """Decode pairs, and check each noisy file against its clean one.
+def find_mismatch(noisy: NDArray[np.uint8], clean: NDArray[np.uint8]) -> str:
+    """Return why two images are no pair, in words that the clean one's name completes.
 
     Args:
-        pairs: The pairs.
-        progress: Called with (pairs decoded, pairs to decode).
-        keep: Called with each usable image, in several threads.
+        noisy: uint8 H×W×3.
+        clean: The same; it may be noisy too.
 
     Returns:
-        The clean images that have at least one usable noisy file, in the order given, with these
-        files; and one line for each file that cannot be used.
+        The reason; empty if they are a pair.
     """
-    files: list[ImageFile] = []
-    left_out: list[str] = []
-    inspect = functools.partial(_inspect, keep=keep)
-    with ThreadPoolExecutor() as pool:  # decoding, hashing and FFTs release the GIL
-        for done, (file, lines) in enumerate(pool.map(inspect, pairs), start=1):
-            files += [] if file is None else [file]
-            left_out += lines
-            if progress is not None:
-                progress(done, len(pairs))
-    return Images.of(files), left_out
-
-
-def _inspect(pair: Pair, keep: Keep | None) -> tuple[ImageFile | None, list[str]]:
-    """Return the record of a pair, if it can be used, and one line for each file that cannot."""
-    uri, name = pair.clean
-    try:
-        stamp = stamp_of(uri)  # first: if the file is replaced meanwhile, the next start sees it
-        clean = read_image(uri)
-    except OSError as error:
-        return None, [first_line(error)]
-    usable, lines = [], []
-    for noisy_uri, noisy_name in pair.noisy:
-        try:
-            noisy_stamp = stamp_of(noisy_uri)
-            noisy = read_image(noisy_uri)
-        except OSError as error:
-            lines.append(first_line(error))
-            continue
-        if problem := _mismatch(noisy, clean):
-            lines.append(f"{noisy_name}: {problem} {name}")
-            continue
-        usable.append(NoisyFile(noisy_uri, noisy_name, pixel_hash(noisy), *noisy_stamp))
-        if keep is not None:
-            keep(usable[-1], noisy)
-    if not usable:
-        return None, lines
-    height, width = clean.shape[:2]
-    file = ImageFile(uri, name, height, width, pixel_hash(clean), *stamp, noisy=tuple(usable))
-    if keep is not None:
-        keep(file, clean)
-    return file, lines
-
-
-def _mismatch(noisy: NDArray[np.uint8], clean: NDArray[np.uint8]) -> str:
-    """Return why two images are no pair, in words that the clean one's name completes."""
     if noisy.shape != clean.shape:
         sizes = [f"{image.shape[1]}x{image.shape[0]}" for image in (noisy, clean)]
         return f"its size is {sizes[0]}, not {sizes[1]} as that of"

@@ -15,7 +15,7 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 from raydae.core.errors import UserError, first_line
@@ -23,17 +23,8 @@ from raydae.core.storage import Folder, split_path
 from raydae.images.config import is_table
 from raydae.images.image_list import NAMES, is_list, read_list
 from raydae.images.image_sets import SPLITS
-from raydae.images.listing import by_source, list_images
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A clean file and its noisy ones, each as (URI, name), not decoded yet."""
-
-    clean: tuple[str, str]
-    noisy: tuple[tuple[str, str], ...]
-    split: str | None = None
-    """What a table says: train, val or test."""
+from raydae.images.listed import Pair
+from raydae.images.listing import choose_splits, list_images
 
 
 def list_pairs(path: str, pairs: str) -> tuple[list[Pair], list[str]]:
@@ -74,16 +65,14 @@ def _list_rows(path: str, pairs: str) -> list[Pair]:
     """Return the pairs of a list of images with a column `noisy`."""
     if pairs not in (allowed := [f"noisy={name}" for name in NAMES]):
         raise UserError(f"{path} is a list of images: its pairs are {' or '.join(allowed)}")
-    shots: dict[tuple[str, str, str | None], set[tuple[str, str]]] = {}
-    for row in read_list(path):
-        if row.noisy is not None:
-            shots.setdefault((row.uri, row.name, row.split), set()).add(row.noisy)
-    if not shots:
-        raise UserError(f"{path} has no column noisy, or it is empty")
-    return [
-        Pair((uri, name), tuple(sorted(noisy, key=lambda part: part[1])), split)
-        for (uri, name, split), noisy in sorted(shots.items(), key=lambda item: item[0][1])
+    found = [
+        replace(pair, noisy=tuple(sorted(pair.noisy, key=lambda part: part[1])))
+        for pair in read_list(path)
+        if pair.noisy
     ]
+    if not found:
+        raise UserError(f"{path} has no column noisy, or it is empty")
+    return sorted(found, key=lambda pair: pair.clean[1])
 
 
 def match_folders(noisy: str, clean: str) -> tuple[list[Pair], list[str]]:
@@ -142,7 +131,7 @@ def split_pairs(pairs: Sequence[Pair], path: str) -> tuple[dict[str, list[Pair]]
         by_folders = len(present) == len(SPLITS)
         if not by_folders:
             given = dict.fromkeys(given)
-    split_of: list[tuple[str, str, str | None]] = []
+    own: dict[str, str | None] = {}  # by the scene's name
     for name, scene in scenes.items():
         splits = {split: pair.clean[1] for pair in scene if (split := given[pair.clean[0]])}
         if len(splits) > 1:
@@ -151,23 +140,22 @@ def split_pairs(pairs: Sequence[Pair], path: str) -> tuple[dict[str, list[Pair]]
                 f"{first} in {one} and {second} in {other} show the same scene; put them into one "
                 "split"
             )
-        split_of.append((name, name, next(iter(splits), None)))
-    if by_folders:
-        parts = {split: [(n, n) for n, _, own in split_of if own == split] for split in SPLITS}
-    elif len(scenes) < len(SPLITS):
+        own[name] = next(iter(splits), "" if by_folders else None)
+    if not by_folders and len(scenes) < len(SPLITS):
         raise UserError(
             f"{path} has pairs of {len(scenes)} scene{'s' * (len(scenes) > 1)}; it needs "
             f"{len(SPLITS)} at least: one to train on, one for validation and one for testing"
         )
-    else:
-        parts = by_source(split_of)
-    used = {name for part in parts.values() for name, _ in part}
+    chosen = dict(zip(own, choose_splits(list(own), list(own.values())), strict=True))
+    # Scenes whose split was not known come first.
+    names = sorted(own, key=lambda name: (own[name] is not None, name))
     return {
-        split: [pair for name, _ in parts[split] for pair in scenes[name]] for split in parts
+        split: [pair for name in names if chosen[name] == split for pair in scenes[name]]
+        for split in SPLITS
     }, [
         f"{pair.clean[1]}: in none of the folders train, val and test"
         for name, scene in scenes.items()
-        if name not in used
+        if not chosen[name]
         for pair in scene
     ]
 

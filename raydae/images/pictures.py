@@ -120,6 +120,16 @@ def read_rgb(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> NDArray[n
         return read_channels(converted, np.s_[..., :3], np.uint8)
 
 
+def read_size(path: Path) -> tuple[int, int]:
+    """Return the width and height of a picture, from its header.
+
+    Raises:
+        PictureError: The file is not a picture that Pillow can open.
+    """
+    with reading(path), path.open("rb") as stream, _opened(stream) as image:
+        return image.width, image.height
+
+
 @functools.cache
 def formats() -> list[str]:
     """Return the names of the supported formats that this Pillow can read and write."""

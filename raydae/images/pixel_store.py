@@ -6,110 +6,29 @@ To cut a patch from a photograph of 24 megapixels, the whole file has to be deco
     FOLDER/ab/ab12....pixels   an image, under the hash of its pixels
     FOLDER/usage               the bytes of all images; locked by whoever adds or removes one
 
-A file is a header, a checksum of each block, and the blocks: BLOCK x BLOCK pixels (fewer at the
-right and the lower edge), RGB, from left to right and from top to bottom. It is written under
-another name and renamed, and never changed. Since files are named by their content, runs and
-processes can share a store, and an image that changed has another file.
+A file (see `stored_image`) is written under another name and renamed, and never changed. Since
+files are named by their content, runs and processes can share a store, and an image that changed
+has another file.
 """
 
 import fcntl
 import os
 import secrets
 import shutil
-import struct
 import time
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK = 128  # pixels; a patch of 64x64 then reads 2.2 blocks on average
-SUFFIX = ".pixels"
+from raydae.images.stored_image import SUFFIX, DamagedError, StoredImage, file_parts, file_size
+
 DRAFT = ".draft"
 UNUSED_S = 24 * 3600  # an image that was opened later than this ago makes no room for others
 DRAFT_SECONDS = 3600  # a draft this old was left by a process that was killed
-_MAGIC = b"raydae\x00\x01"
-_HEADER = struct.Struct("<8sIII")  # magic, height, width, checksum of the blocks' checksums
-
-
-class DamagedError(Exception):
-    """A file does not hold the pixels that were written."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"the stored image {name} is damaged")
-        self.name = name
-
-
-class StoredImage:
-    """An image of a store.
-
-    Attributes:
-        shape: (height, width, 3).
-        nbytes: of the pixels.
-    """
-
-    def __init__(self, path: Path, height: int, width: int) -> None:
-        """Open a file.
-
-        Raises:
-            OSError: there is none, or it cannot be read.
-            DamagedError: it is not a whole image of this size.
-        """
-        self.shape = (height, width, 3)
-        self.nbytes = height * width * 3
-        self._name = path.stem
-        self._blocks = -(-height // BLOCK), -(-width // BLOCK)
-        count = self._blocks[0] * self._blocks[1]
-        self._begin = _HEADER.size + 4 * count
-        size = self._begin + height * width * 3
-        with path.open("rb") as file:
-            head = file.read(self._begin)
-            if os.fstat(file.fileno()).st_size != size or head[: _HEADER.size] != _header(
-                height, width, head[_HEADER.size :]
-            ):
-                raise DamagedError(self._name)
-            self._bytes = np.memmap(file, np.uint8, "r", shape=(size,))
-        self._checksums: list[int | None] = list(np.frombuffer(head[_HEADER.size :], "<u4"))
-
-    def region(self, top: int, left: int, height: int, width: int) -> NDArray[np.uint8]:
-        """Return a part of the image, uint8 (height, width, 3), contiguous.
-
-        Raises:
-            DamagedError: a block that it lies in is damaged. A block is checked when it is read for
-                the first time.
-        """
-        part = np.empty((height, width, 3), np.uint8)
-        for row in range(top // BLOCK, (top + height - 1) // BLOCK + 1):
-            down = row * BLOCK
-            rows = slice(max(top, down), min(top + height, down + BLOCK))
-            for column in range(left // BLOCK, (left + width - 1) // BLOCK + 1):
-                right = column * BLOCK
-                columns = slice(max(left, right), min(left + width, right + BLOCK))
-                part[rows.start - top : rows.stop - top, columns.start - left :][
-                    :, : columns.stop - columns.start
-                ] = self._block(row, column)[
-                    rows.start - down : rows.stop - down,
-                    columns.start - right : columns.stop - right,
-                ]
-        return part
-
-    def _block(self, row: int, column: int) -> NDArray[np.uint8]:
-        """Return a block, uint8 (rows, columns, 3)."""
-        height, width, _ = self.shape
-        rows, columns = min(BLOCK, height - row * BLOCK), min(BLOCK, width - column * BLOCK)
-        first = self._begin + 3 * (row * BLOCK * width + column * BLOCK * rows)
-        block = self._bytes[first : first + 3 * rows * columns]
-        number = row * self._blocks[1] + column
-        if self._checksums[number] is not None:
-            if zlib.crc32(block.data) != self._checksums[number]:
-                raise DamagedError(self._name)
-            self._checksums[number] = None
-        return block.reshape(rows, columns, 3)
 
 
 @dataclass
@@ -141,7 +60,11 @@ class PixelStore:
         """
         path = self._path(name)
         try:
-            image = StoredImage(path, height, width)
+            with path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                data = np.memmap(file, np.uint8, "r") if size else np.empty(0, np.uint8)
+            read = lambda first, number: data[first : first + number]  # noqa: E731
+            image = StoredImage(name, height, width, size, read)
             os.utime(path)
         except DamagedError:
             self.remove(name)
@@ -165,7 +88,7 @@ class PixelStore:
         if path.exists():
             return True
         draft = path.with_name(f"{name}.{os.getpid()}-{secrets.token_hex(4)}{DRAFT}")
-        size = pixels.nbytes + _HEADER.size + 4 * _count(*pixels.shape[:2])
+        size = file_size(*pixels.shape[:2])
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with self._usage() as usage:
@@ -177,7 +100,11 @@ class PixelStore:
                 usage.total += size
             try:
                 with draft.open("r+b") as file:
-                    _write(file, pixels)
+                    file.seek(size - pixels.nbytes)
+                    for part in file_parts(pixels):
+                        if file.tell() == size:  # the last part is the beginning
+                            file.seek(0)
+                        file.write(part)
                 with self._usage() as usage:
                     usage.total -= size * path.exists()  # another process was faster
                     draft.rename(path)
@@ -208,6 +135,17 @@ class PixelStore:
         """Whether images are still kept."""
         return self.problem is None and not self.full
 
+    def room(self) -> int:
+        """Return the bytes that more images can take.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        with self._usage() as usage:
+            unused = sum(size for _, size, _ in _unused(self.folder))
+            room = self.max_bytes - usage.total + unused
+        return min(room, shutil.disk_usage(self.folder).free)
+
     @property
     def bytes(self) -> int:
         """The size of all images together; 0 if the folder cannot be used."""
@@ -224,16 +162,11 @@ class PixelStore:
             return True
         if size > self.max_bytes:
             return False
-        usage.total = 0
-        unused: list[tuple[float, int, Path]] = []
         for path, status in _files(self.folder):
             if path.suffix == DRAFT and status.st_mtime < time.time() - DRAFT_SECONDS:
                 path.unlink(missing_ok=True)
-                continue
-            usage.total += status.st_size
-            if path.suffix == SUFFIX and status.st_mtime < time.time() - UNUSED_S:
-                unused.append((status.st_mtime, status.st_size, path))
-        for _, bytes_, path in sorted(unused):
+        usage.total = _measured(self.folder)
+        for _, bytes_, path in sorted(_unused(self.folder)):
             if usage.total + size <= self.max_bytes:
                 break
             path.unlink(missing_ok=True)
@@ -275,36 +208,19 @@ def default_bytes(folder: Path) -> int:
     return (shutil.disk_usage(place).free + own) // 2
 
 
-def _count(height: int, width: int) -> int:
-    """Return the number of blocks."""
-    return -(-height // BLOCK) * -(-width // BLOCK)
-
-
-def _header(height: int, width: int, checksums: bytes) -> bytes:
-    return _HEADER.pack(_MAGIC, height, width, zlib.crc32(checksums))
-
-
-def _write(file: BinaryIO, pixels: NDArray[np.uint8]) -> None:
-    """Write an image as a file of the store."""
-    height, width, _ = pixels.shape
-    checksums = []
-    file.seek(_HEADER.size + 4 * _count(height, width))
-    for top in range(0, height, BLOCK):
-        for left in range(0, width, BLOCK):
-            block = pixels[top : top + BLOCK, left : left + BLOCK].tobytes()
-            checksums.append(zlib.crc32(block))
-            file.write(block)
-    table = np.array(checksums, "<u4").tobytes()
-    file.seek(0)
-    file.write(_header(height, width, table) + table)
-
-
 def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
     """Yield the files of a store, with what the system says of them."""
     for part in folder.glob("??"):
         for path in part.iterdir():
             with suppress(FileNotFoundError):
                 yield path, path.stat()
+
+
+def _unused(folder: Path) -> Iterator[tuple[float, int, Path]]:
+    """Yield time, size and path of each image that no process has opened for a day."""
+    for path, status in _files(folder):
+        if path.suffix == SUFFIX and status.st_mtime < time.time() - UNUSED_S:
+            yield status.st_mtime, status.st_size, path
 
 
 def _measured(folder: Path) -> int:

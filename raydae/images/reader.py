@@ -8,6 +8,7 @@ All three have the same pixels.
 """
 
 import functools
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -17,24 +18,30 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from raydae.core.storage import Folder, local_path
 from raydae.images.bsds500 import cache_folder
+from raydae.images.bucket_store import BucketStore
 from raydae.images.config import DataConfig
 from raydae.images.image_cache import ImageCache, cache_bytes
 from raydae.images.image_file import ImageFile, NoisyFile, pixel_hash, read_image
 from raydae.images.image_table import Images
-from raydae.images.pixel_store import PixelStore, StoredImage, default_bytes
+from raydae.images.pictures import reason_of
+from raydae.images.pixel_store import PixelStore, default_bytes
+from raydae.images.stored_image import StoredImage
 
+Store = PixelStore | BucketStore
 Pixels = NDArray[np.uint8] | StoredImage
 """An image, HxWx3: whole, or to be read in parts."""
 MAX_OPEN = 4096  # stored images that a process keeps open, each of which is a mapping
 
 _cache = ImageCache(cache_bytes())  # one for each process, whatever runs it reads for
 _opened: OrderedDict[str, StoredImage] = OrderedDict()
+_lock = threading.Lock()  # of `_opened`
 
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads the images of a run. Picklable and small."""
+    """Reads the images of a run. Picklable and small; thread-safe."""
 
     folder: str | None
     """Of the pixel store, see `store_of`."""
@@ -42,15 +49,19 @@ class Reader:
     """Its size limit."""
     total_bytes: int
     """Of the run's training images, decoded."""
+    waits: bool
+    """Whether reading means waiting for a bucket, so that many reads at a time are faster."""
 
     @classmethod
     def of(cls, config: DataConfig, images: Images) -> "Reader":
         """Return a reader of training images."""
         total = 3 * int((images.areas * images.files).sum())
-        return cls(config.cache, config.cache_gib, total)
+        places = [config.cache or "", *(file.uri for file in images[:1])]
+        waits = any("://" in str(local_path(place)) for place in places)
+        return cls(config.cache, config.cache_gib, total, waits)
 
     @property
-    def store(self) -> PixelStore | None:
+    def store(self) -> Store | None:
         """This process's pixel store, if the images are more than the memory holds."""
         if self.total_bytes <= _cache.max_bytes:
             return None
@@ -92,12 +103,14 @@ class Reader:
 
     def _stored(self, file: ImageFile | NoisyFile, height: int, width: int) -> StoredImage | None:
         """Return an image of the pixel store."""
-        image = _opened.get(file.sha256)
+        with _lock:
+            if (image := _opened.get(file.sha256)) is not None:
+                _opened.move_to_end(file.sha256)
+                return image
+        store = self.store
+        image = None if store is None else store.get(file.sha256, height, width)
         if image is not None:
-            _opened.move_to_end(file.sha256)
-        elif (store := self.store) is not None:
-            image = store.get(file.sha256, height, width)
-            if image is not None:
+            with _lock:
                 _opened[file.sha256] = image
                 if len(_opened) > MAX_OPEN:
                     _opened.popitem(last=False)
@@ -108,51 +121,59 @@ Keep = Callable[[ImageFile | NoisyFile, NDArray[np.uint8]], None]
 """Called with each image that is decoded for the record of a run, and its pixels."""
 
 
+@dataclass(frozen=True)
 class Filler:
-    """Puts the training images of a new run into the pixel store while they are decoded anyway.
+    """Puts the training images of a run into the pixel store while they are decoded anyway."""
 
-    It begins when they are more than the memory holds; those before that are put there when they
-    are read for the first time.
-    """
+    folder: str | None
+    gib: float | None
 
-    def __init__(self, config: DataConfig) -> None:
-        self._config = config
-        self._bytes = 0
-        self._lock = threading.Lock()
+    @classmethod
+    def of(cls, config: DataConfig, total_bytes: int) -> "Filler | None":
+        """Return what keeps images; none if the memory holds them all.
+
+        Args:
+            config: of the images.
+            total_bytes: of all training images, decoded.
+        """
+        if total_bytes <= _cache.max_bytes or store_of(config.cache, config.cache_gib) is None:
+            return None
+        return cls(config.cache, config.cache_gib)
 
     def __call__(self, file: ImageFile | NoisyFile, image: NDArray[np.uint8]) -> None:
         """Take a training image, uint8 HxWx3."""
-        with self._lock:
-            self._bytes += image.nbytes
-        if self._bytes > _cache.max_bytes:
-            store = store_of(self._config.cache, self._config.cache_gib)
-            if store is not None and store.usable:
-                store.put(file.sha256, image)
+        store = store_of(self.folder, self.gib)
+        if store is not None and store.usable:
+            store.put(file.sha256, image)
 
 
 def store_report(config: DataConfig, images: Images) -> str | None:
-    """Return what the user must know of the pixel store; none if all is well.
+    """Return what the user must know of this machine's pixel store; none if all images fit.
 
     Args:
         config: of the images.
         images: the training images.
     """
     store = Reader.of(config, images).store
-    if store is None or store.usable:
+    if store is None:
         return None
-    hashes = images.hashes
-    held = sum(map(store.holds, hashes))
-    why = store.problem or (
-        f"{store.folder} is full, with {store.bytes / 2**30:.1f} of {store.max_bytes / 2**30:.1f} "
-        "GiB (--data.cache-gib)"
-    )
+    cost = "an image that it lacks is decoded whenever patches are cut from it"
+    try:
+        lacking = np.array([not store.holds(name) for name in images.hashes])
+        lacking_bytes = 3 * int(images.file_areas[lacking].sum())
+        room = store.room() if lacking_bytes else 0
+    except OSError as error:
+        return f"the pixel store {store.folder} cannot be used ({reason_of(error)}); {cost}"
+    if lacking_bytes <= room:
+        return None
     return (
-        f"the pixel store has {held} of {len(hashes)} training images: {why}; each of the others "
-        "is decoded whenever patches are cut from it"
+        f"the pixel store has {np.sum(~lacking)} of {len(lacking)} training images: the others "
+        f"need {lacking_bytes / 2**30:.1f} GiB, and {store.folder} has room for "
+        f"{room / 2**30:.1f} (--data.cache-gib, or the free disk); {cost}"
     )
 
 
-def keep(store: PixelStore | None, file: ImageFile | NoisyFile, image: NDArray[np.uint8]) -> None:
+def keep(store: Store | None, file: ImageFile | NoisyFile, image: NDArray[np.uint8]) -> None:
     """Keep a decoded image in the store or, if there is none or it is full, in memory.
 
     Args:
@@ -166,14 +187,19 @@ def keep(store: PixelStore | None, file: ImageFile | NoisyFile, image: NDArray[n
 
 
 @functools.cache
-def store_of(folder: str | None, gib: float | None) -> PixelStore | None:
-    """Return this process's pixel store of a folder; none if its limit is 0.
+def store_of(folder: str | None, gib: float | None) -> Store | None:
+    """Return this process's pixel store in a folder; none if its limit is 0.
 
     Args:
         folder: `data.cache`; none: in the user's folder for caches.
-        gib: `data.cache_gib`; none: half of the disk's free space.
+        gib: `data.cache_gib`; none: half of the disk's free space, and no limit in a bucket.
+
+    Raises:
+        UserError: the folder is a URI that cannot be used.
     """
     if gib == 0:
         return None
-    path = cache_folder() / "pixels" if folder is None else Path(folder).expanduser().absolute()
+    if folder is not None and "://" in str(local_path(folder)):
+        return BucketStore(Folder.of(folder), math.inf if gib is None else gib * 2**30)
+    path = cache_folder() / "pixels" if folder is None else Path(Folder.of(folder).uri)
     return PixelStore(path, default_bytes(path) if gib is None else int(gib * 2**30))

@@ -1,82 +1,93 @@
 """Make a record of each image: from the index, or by decoding it once."""
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from raydae.core.errors import first_line
-from raydae.images.image_file import ImageFile, pixel_hash, read_image, stamp_of, stamps_of
+from raydae.images.decoding import RESULT, decode, images_of
+from raydae.images.image_file import count_pixels, stamps_of
 from raydae.images.image_table import Images
 from raydae.images.index import Index
+from raydae.images.listed import Listed
 from raydae.images.reader import Keep
 
-PART = 1024  # images whose records are Python objects at a time
+Decoder = Callable[[Listed, Keep | None], Iterator[pa.Table]]
+"""Decodes listed images; yields tables as `decode` returns them, in any order."""
+KeepFor = Callable[[int], Keep | None]
+"""Given the bytes of all images that may be kept, decoded: what keeps them, or none."""
+
+PART_BYTES, PART_IMAGES = 2**20, 4  # of files that a thread decodes before it reports
+SAMPLE = 32  # images by which the pixels of all are estimated
 
 
 def scan(
-    images: Sequence[tuple[str, str]],
+    listed: Listed,
     progress: Callable[[int, int], None] | None = None,
-    keep: Keep | None = None,
+    keep_for: KeepFor | None = None,
     index: Index | None = None,
+    decoder: Decoder | None = None,
 ) -> tuple[Images, list[str]]:
     """Make a record of each image. What is decoded is put into the index, also if this is stopped.
 
     Args:
-        images: (URI, name) of each.
+        listed: The images, with their noisy files if they are pairs.
         progress: Called with (images decoded, images to decode).
-        keep: Called with each image that is decoded, in several threads.
+        keep_for: Returns what is called with each usable training image that is decoded.
         index: Records of images that were decoded before. None: decode all.
+        decoder: Decodes the others. None: threads of this process.
 
     Returns:
-        The images that can be decoded, in the order given, and one line for each of the others.
+        The images that can be used, in the order given, and one line for each file that cannot.
     """
-    known, rows = Images.of([]), np.full(len(images), -1)
-    if index is not None:
-        uris = [uri for uri, _ in images]
-        with suppress(OSError):  # decoding says what is wrong with which image
-            rows = index.find(uris, *stamps_of(uris))
-        known = index.images.take(rows[rows >= 0])
-    new: list[int] = np.flatnonzero(rows < 0).tolist()
-    decoded: list[Images] = []
-    files: list[ImageFile] = []
-    readable: list[int] = []  # their numbers
-    unreadable: list[str] = []
-    inspect = functools.partial(_inspect, keep=keep)
+    size, modified = np.zeros(listed.files, np.int64), np.zeros(listed.files)
+    known, rows = Images.of([]), np.full(len(listed), -1)
+    with suppress(OSError):  # decoding says what is wrong with which image
+        size, modified = stamps_of(listed.all_uris)
+        if index is not None:
+            rows = index.find(listed, size, modified)
+            known = index.images.take(rows[rows >= 0])
+    todo: NDArray[np.int64] = np.flatnonzero(rows < 0)
+    new = listed.take(todo).with_sizes(listed.per_image(size)[todo])
+    keep = None
+    if keep_for is not None and len(new):
+        training = listed.splits == "train"
+        held = 3 * int((known.areas * known.files)[training[rows >= 0]].sum())
+        keep = keep_for(held + _estimated_bytes(new.where(training[todo])))
+    results: list[pa.Table] = []
+    done = 0
     try:
-        with ThreadPoolExecutor() as pool:  # decoding and hashing release the GIL
-            results = pool.map(inspect, (images[number] for number in new))
-            for done, (number, result) in enumerate(zip(new, results, strict=True), start=1):
-                if isinstance(result, ImageFile):
-                    files.append(result)
-                    readable.append(number)
-                else:
-                    unreadable.append(result)
-                if len(files) == PART:
-                    decoded.append(Images.of(files))
-                    files = []
-                if progress is not None:
-                    progress(done, len(new))
+        for result in (decoder or decode_here)(new, keep) if len(new) else ():
+            results.append(result)
+            done += len(result)
+            if progress is not None:
+                progress(done, len(new))
     finally:
-        table = Images.concat([known, *decoded, Images.of(files)])
-        if index is not None and new:
-            index.save(table, {uri for uri, _ in images})
-    order = np.argsort(np.concatenate([np.flatnonzero(rows >= 0), readable]))
-    return table.take(order), unreadable
+        table = pa.concat_tables([RESULT.empty_table(), *results]).sort_by("number")
+        usable, numbers = images_of(table)
+        files = Images.concat([known, usable])
+        if index is not None and len(new):
+            index.save(files, set(listed.uris))
+    order = np.argsort(np.concatenate([np.flatnonzero(rows >= 0), todo[numbers]]))
+    lines: list[str] = pc.list_flatten(table["left_out"]).to_pylist()
+    return files.take(order), lines
 
 
-def _inspect(image: tuple[str, str], keep: Keep | None) -> ImageFile | str:
-    """Decode an image; return its record, or the reason in one line if it cannot be read."""
-    uri, name = image
-    try:
-        stamp = stamp_of(uri)  # first: if the file is replaced meanwhile, the next start sees it
-        pixels = read_image(uri)
-    except OSError as error:
-        return first_line(error)
-    height, width, _ = pixels.shape
-    file = ImageFile(uri, name, height, width, pixel_hash(pixels), *stamp)
-    if keep is not None:
-        keep(file, pixels)
-    return file
+def decode_here(listed: Listed, keep: Keep | None) -> Iterator[pa.Table]:
+    """Decode images in threads of this process: decoding, hashing and FFTs release the GIL."""
+    with ThreadPoolExecutor() as pool:
+        yield from pool.map(lambda part: decode(part, keep), listed.parts(PART_BYTES, PART_IMAGES))
+
+
+def _estimated_bytes(listed: Listed) -> int:
+    """Return about how many bytes images have, decoded: by the sizes of some of them."""
+    uris: Sequence[str] = listed.uris
+    pixels = []
+    for number in range(min(SAMPLE, len(uris))):
+        with suppress(OSError):
+            pixels.append(count_pixels(uris[number * len(uris) // min(SAMPLE, len(uris))]))
+    return int(3 * np.mean(pixels) * listed.files) if pixels else 0

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from raydae.core.components import load
 from raydae.core.errors import UserError, first_line
+from raydae.images.listed import Listed
 
 _SCHEME = "source:"
 
@@ -66,8 +67,8 @@ def is_source_uri(uri: str) -> bool:
     return uri.startswith(_SCHEME)
 
 
-def list_source(path: str, options: Mapping[str, Any]) -> list[tuple[str, str, str | None]]:
-    """Return (URI, key, split) of each image of a source, sorted by key.
+def list_source(path: str, options: Mapping[str, Any]) -> Listed:
+    """Return the images of a source by URI and key, sorted by key, with their splits.
 
     Args:
         path: The import path of the source, MODULE:NAME.
@@ -96,10 +97,9 @@ def list_source(path: str, options: Mapping[str, Any]) -> list[tuple[str, str, s
         raise UserError(f"{path} cannot be listed: {first_line(error)}") from error
     if not splits:
         raise UserError(f"{path}: images() lists no images")
-    return [
-        (f"{_SCHEME}{path}{query}#{quote(key)}", key, split)
-        for key, split in sorted(splits.items())
-    ]
+    keys = sorted(splits)
+    uris = [f"{_SCHEME}{path}{query}#{quote(key)}" for key in keys]
+    return Listed.of_columns(uris, keys, [splits[key] for key in keys])
 
 
 def read_source_image(uri: str) -> NDArray[np.uint8]:

@@ -4,29 +4,38 @@ Images come from BSDS500 with either of its protocols, from a folder or URI, fro
 from a data source of the user's own, or from the synthetic set.
 """
 
+import functools
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from raydae.core.errors import UserError
 from raydae.core.storage import Folder
 from raydae.images import bsds500, synthetic
 from raydae.images.bsds500_download import DownloadError, download
 from raydae.images.config import DataConfig, Protocol, is_source
-from raydae.images.image_file import ImageFile, NoisyFile
 from raydae.images.image_list import is_list, list_table
 from raydae.images.image_sets import SPLITS, ImageSets
 from raydae.images.image_table import Images
 from raydae.images.index import Index
-from raydae.images.listing import Listing, Row, by_folder, by_source, list_images
-from raydae.images.pair_checks import scan_pairs
+from raydae.images.listed import Listed, Pair
+from raydae.images.listing import (
+    Listing,
+    by_folder,
+    first_folders,
+    list_images,
+    split_among,
+    split_by_folder,
+    split_images,
+)
 from raydae.images.pairs import list_pairs, split_pairs
 from raydae.images.reader import Filler
-from raydae.images.scan import scan
+from raydae.images.scan import Decoder, scan
 from raydae.images.source import list_source
 
 SYNTHETIC = "the embedded synthetic set (dead leaves)"
@@ -36,6 +45,7 @@ def find_images(
     config: DataConfig,
     synthetic_fallback: Callable[[str], Path] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    decoder: Decoder | None = None,
 ) -> ImageSets:
     """Find the images of a configuration, make a record of each, and split them.
 
@@ -48,32 +58,26 @@ def find_images(
         synthetic_fallback: Called with the reason if the configuration names no images and BSDS500
             cannot be downloaded. Returns the folder of the synthetic set. None: raise an error.
         progress: Called with (images decoded, images to decode).
+        decoder: Decodes what the index lacks. None: threads of this process.
 
     Raises:
         UserError: The images cannot be listed, a set is empty, or training images are smaller than
             a patch.
     """
-    filler = Filler(config)
+    find = functools.partial(
+        scan, progress=progress, keep_for=functools.partial(Filler.of, config), decoder=decoder
+    )
     if config.pairs is not None:
-        source, split_of, files, left_out = _find_pairs(config, config.pairs, progress, filler)
+        source, listed, alone = _list_pairs(config, config.pairs)
+        files, left_out = find(listed.where(listed.splits != ""), index=Index(source))
+        left_out = [*alone, *left_out]
     else:
-        source, rows = _list_rows(config, synthetic_fallback)
-        parts = by_source(rows)
-        training = {uri for uri, _ in parts["train"]}
-
-        def keep(file: ImageFile | NoisyFile, image: NDArray[np.uint8]) -> None:
-            if file.uri in training:
-                filler(file, image)
-
-        listed = [image for split in SPLITS for image in parts[split]]
+        source, listed = _list_images(config, synthetic_fallback)
         index = Index(config.path or cluster_uri() or "BSDS500")
-        files, left_out = scan(listed, progress, keep, index)
+        files, left_out = find(split_images(listed), index=index)
         # Split once more, so that a set does not lack its images because they cannot be read.
-        readable = set(files.uris)
-        parts = by_source([row for row in rows if row[0] in readable])
-        split_of = dict.fromkeys((uri for uri, _, _ in rows), "")
-        split_of |= {uri: split for split in SPLITS for uri, _ in parts[split]}
-    splits = np.array([split_of[uri] for uri in files.uris], dtype=object)
+        listed = split_among(listed, files.uris)
+    splits = listed.splits[listed.find(files.uris)]
     sets = {split: files.where(splits == split) for split in SPLITS}
     sets["train"], too_small = _exclude_small(sets["train"], config)
     sets["train"], duplicates = _exclude_duplicates(sets)
@@ -82,11 +86,13 @@ def find_images(
             reasons = [*duplicates, *too_small, *left_out] if split == "train" else left_out
             reason = f"; {reasons[0]}" if reasons else ""
             raise UserError(f"{source} has no usable image for {use}{reason}")
-    used = {uri for images in sets.values() for uri in images.all_uris}
+    every = pa.array(listed.all_uris, pa.string())
+    used = pa.array([uri for images in sets.values() for uri in images.all_uris], pa.string())
+    unused = every.filter(pc.invert(pc.is_in(every, used)))
     return ImageSets(
         source=source,
         left_out=(*left_out, *too_small, *duplicates),
-        unused=tuple(uri for uri in split_of if uri not in used),
+        unused=tuple(unused.to_pylist()),
         train=sets["train"],
         val=sets["val"],
         test=sets["test"],
@@ -104,27 +110,15 @@ def pairs_folder(path: str | None) -> str:
     return path
 
 
-def _find_pairs(
-    config: DataConfig, pairs: str, progress: Callable[[int, int], None] | None, filler: Filler
-) -> tuple[str, dict[str, str], Images, list[str]]:
-    """Return the name of pairs, the split of each file's URI, the images, and what is left out.
-
-    A URI that is in no split has an empty one.
-    """
+def _list_pairs(config: DataConfig, pairs: str) -> tuple[str, Listed, list[str]]:
+    """Return the name of pairs, the pairs with their splits, and a line for each that is unused."""
     path = pairs_folder(config.path)
     listed, alone = list_pairs(path, pairs)
     parts, unsplit = split_pairs(listed, path)
-    split_of = {uri: "" for pair in listed for uri, _ in (pair.clean, *pair.noisy)}
-    split_of |= {pair.clean[0]: split for split in SPLITS for pair in parts[split]}
-    training = {uri for pair in parts["train"] for uri, _ in (pair.clean, *pair.noisy)}
-
-    def keep(file: ImageFile | NoisyFile, image: NDArray[np.uint8]) -> None:
-        if file.uri in training:
-            filler(file, image)
-
-    paired = [pair for split in SPLITS for pair in parts[split]]
-    files, left_out = scan_pairs(paired, progress, keep)
-    return f"{path} ({pairs})", split_of, files, [*alone, *unsplit, *left_out]
+    ordered = [replace(pair, split=split) for split in SPLITS for pair in parts[split]]
+    used = {pair.clean for pair in ordered}
+    others = [replace(pair, split="") for pair in listed if pair.clean not in used]
+    return f"{path} ({pairs})", Listed.of([*ordered, *others]), [*alone, *unsplit]
 
 
 def evaluation_images(
@@ -169,9 +163,8 @@ def evaluation_images(
     _refuse_protocol(protocol is not None, protocol, path)
     if not is_source(path) and not is_list(path):
         return Folder.of(path).name, list_images(path)
-    images = list_table(path) if is_list(path) else list_source(path, options or {})
-    is_split = any(split is not None for _, _, split in images)
-    return path, [(uri, key) for uri, key, split in images if split == "test" or not is_split]
+    listed = list_table(path) if is_list(path) else list_source(path, options or {})
+    return path, [pair.clean for pair in listed if pair.split == "test" or listed.unsplit]
 
 
 def cbsd68(root: Folder) -> Listing:
@@ -212,10 +205,10 @@ def synthetic_set(progress: Callable[[int, int], None] | None = None) -> Path:
     return synthetic.ensure(bsds500.cache_folder() / synthetic.NAME, progress)
 
 
-def _list_rows(
+def _list_images(
     config: DataConfig, synthetic_fallback: Callable[[str], Path] | None
-) -> tuple[str, list[Row]]:
-    """Return a name for the images of a configuration, and (URI, name, split or none) of each."""
+) -> tuple[str, Listed]:
+    """Return a name for the images of a configuration, and the images, with splits if given."""
     path = config.path or cluster_uri()
     if path is None:
         try:
@@ -223,14 +216,14 @@ def _list_rows(
         except DownloadError as error:
             if synthetic_fallback is None or config.protocol != "bsds500":
                 raise UserError(str(error)) from None
-            return SYNTHETIC, _rows(by_folder(list_images(str(synthetic_fallback(str(error))))))
+            drawn = list_images(str(synthetic_fallback(str(error))))
+            return SYNTHETIC, split_by_folder(Listed.of(drawn))
         return _whole_bsds500(root, config.protocol)
     if is_source(path) or is_list(path):
         _refuse_protocol(config.protocol != "bsds500", config.protocol, path)
-        named = list_table(path) if is_list(path) else list_source(path, config.options)
-        parts = by_folder((uri, name) for uri, name, _ in named)
-        unsplit = is_list(path) and not any(split for _, _, split in named)
-        return path, _rows(parts) if unsplit and all(parts.values()) else list(named)
+        listed = list_table(path) if is_list(path) else list_source(path, config.options)
+        unsplit = is_list(path) and listed.unsplit
+        return path, split_by_folder(listed) if unsplit else listed
     copy = bsds500.find_copy(Folder.of(path))
     if copy is not None and not copy.missing:
         return _whole_bsds500(copy.folder, config.protocol)
@@ -240,31 +233,27 @@ def _list_rows(
             raise bsds500.incomplete(copy)
         path, label = str(copy.folder), str(copy)
     _refuse_protocol(config.protocol != "bsds500", config.protocol, path)
-    images = list_images(path)
-    folders = {name.split("/")[0] for _, name in images if "/" in name}
+    listed = Listed.of(list_images(path))
+    folders = set(first_folders(listed))
     present = [split for split in SPLITS if split in folders]
-    if len(present) == len(SPLITS):
-        return label, _rows(by_folder(images))
     if len(present) == 2:
         missing = next(split for split in SPLITS if split not in folders)
         raise UserError(
             f"{path} has folders {present[0]} and {present[1]} but no {missing}; add it, or "
             "rename them for a split by names"
         )
-    if len(images) < len(SPLITS):
+    if len(listed) < len(SPLITS):
         raise UserError(
-            f"{path} has {len(images)} image{'s' * (len(images) > 1)}; it needs {len(SPLITS)} at "
+            f"{path} has {len(listed)} image{'s' * (len(listed) > 1)}; it needs {len(SPLITS)} at "
             "least: one to train on, one for validation and one for testing"
         )
-    return label, [(uri, name, None) for uri, name in images]
+    return label, split_by_folder(listed)
 
 
-def _whole_bsds500(root: Folder, protocol: Protocol) -> tuple[str, list[Row]]:
-    return f"BSDS500, protocol {protocol}", _rows(bsds500_splits(root, protocol))
-
-
-def _rows(parts: Mapping[str, Listing]) -> list[Row]:
-    return [(uri, name, split) for split in SPLITS for uri, name in parts[split]]
+def _whole_bsds500(root: Folder, protocol: Protocol) -> tuple[str, Listed]:
+    parts = bsds500_splits(root, protocol)
+    rows = [Pair(image, (), split) for split in SPLITS for image in parts[split]]
+    return f"BSDS500, protocol {protocol}", Listed.of(rows)
 
 
 def _refuse_protocol(given: bool, protocol: Protocol | None, path: str) -> None:

@@ -89,7 +89,7 @@ def is_beyond_pillow(stream: BinaryIO, first_page_only: bool = False) -> bool:
             page = tiff.pages.first
             if first_page_only and page.bitspersample <= 8:
                 is_signed = page.sampleformat == 2
-                return is_signed or (page.photometric in _GREY and page.samplesperpixel > 2)
+                return is_signed or (page.photometric in _GREY and not _is_plain(page))
             if len(tiff.pages) > 1 or _count(tiff) > 1 or not _is_plain(page):
                 return True
             return not first_page_only and _can_be_copied(tiff, stream)

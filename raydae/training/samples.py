@@ -19,6 +19,7 @@ fast.
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,8 +31,8 @@ from raydae.core.random_numbers import SAMPLE, Generators, generator
 from raydae.core.toolchain import can_build_kernels
 from raydae.images.image_file import ImageFile, NoisyFile
 from raydae.images.image_table import Images
-from raydae.images.pixel_store import DamagedError, StoredImage
 from raydae.images.reader import Pixels, Reader
+from raydae.images.stored_image import DamagedError, StoredImage
 from raydae.noise.batch import BatchNoise
 from raydae.noise.config import NOISES
 from raydae.noise.fixed_point import SCALE, to_fixed_point
@@ -46,6 +47,7 @@ from raydae.training.visits import Visits
 PIXEL = "V3"  # three bytes that are copied as one, twice as fast
 PADDING = -1  # the index of a row that only fills up a shard
 CHUNK = 8  # patches that are made noisy at a time: few enough for a core's cache
+READS = 32  # chunks that wait for a bucket at a time
 _FIXED = np.rint(np.arange(256) / 255 * SCALE).astype(np.int16)  # of the values of a noisy file
 
 
@@ -157,7 +159,7 @@ class Samples:
             block["choices"] = np.zeros((n, self.patch_size // 2, self.patch_size // 2), np.uint8)
         else:
             block["noisy"] = np.empty(shape, np.int16)
-        generators = Generators(self.seed, SAMPLE)
+        parts: list[tuple[range, slice]] = []
         for number, shard in enumerate(shards):
             first = number * rows
             for name in ("clean", "noisy"):
@@ -165,12 +167,22 @@ class Samples:
                     block[name][first + len(shard) : first + rows] = 0
             for start in range(0, len(shard), CHUNK):
                 part = shard[start : start + CHUNK]
-                place = slice(first + start, first + start + len(part))
-                self._fill(part, generators, {name: block[name][place] for name in block})
+                parts.append((part, slice(first + start, first + start + len(part))))
+
+        def fill(part: range, place: slice) -> None:
+            self._fill(part, {name: block[name][place] for name in block})
+
+        if self.reader.waits:
+            with ThreadPoolExecutor(READS) as pool:
+                list(pool.map(fill, *zip(*parts, strict=True)))
+        else:
+            for part, place in parts:
+                fill(part, place)
         return block
 
-    def _fill(self, part: range, generators: Generators, rows: Mapping[str, NDArray[Any]]) -> None:
+    def _fill(self, part: range, rows: Mapping[str, NDArray[Any]]) -> None:
         """Write some consecutive samples into rows of a block."""
+        generators = Generators(self.seed, SAMPLE)
         noise, clean = self.noise, rows["clean"]
         shape: tuple[int, ...] = ()
         if isinstance(noise, BatchNoise):

@@ -1,6 +1,7 @@
 """A run that resumes is compared with the images that it began with."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,38 @@ from raydae.app.run_images import images_of_run
 from raydae.core.errors import UserError
 from raydae.core.storage import Folder
 from raydae.images.image_file import pixel_hash
+from raydae.images.image_sets import ImageSets
 from raydae.training.checkpoints import TrainState
 from raydae.training.config import Config
 from raydae.training.model_of_run import model_of_run
 from raydae.training.run_folder import Run, open_run
 from tests.conftest import SMALL, draw, draw_folder
+
+
+def no_ray() -> None:
+    raise AssertionError("so few images are decoded without Ray")
+
+
+def test_many_images_are_decoded_on_ray(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ray_cluster: None
+) -> None:
+    images = draw_folder(tmp_path / "images")
+    config = Config().override({**SMALL, "data.path": str(images)})
+    text = io.StringIO()
+    index = iter(range(3))
+
+    def find(start_ray: Callable[[], None]) -> ImageSets:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"cache{next(index)}"))
+        run = open_run(Folder.of(tmp_path / "run"), config)
+        return images_of_run(run, "train", Console(file=text), start_ray)[1]
+
+    here = find(no_ray)
+    started: list[bool] = []
+    for limits in ({"FEW_IMAGES": 2}, {"FEW_BYTES": 100}):
+        for name, limit in limits.items():
+            monkeypatch.setattr(f"raydae.app.run_images.{name}", limit)
+        assert find(lambda: started.append(True)) == here
+    assert len(started) == 2
 
 
 def test_images_that_changed_are_named_and_only_used_on_request(tmp_path: Path) -> None:
@@ -25,9 +53,10 @@ def test_images_that_changed_are_named_and_only_used_on_request(tmp_path: Path) 
     text = io.StringIO()
 
     def again(config: Config) -> Run:
-        return images_of_run(open_run(folder, config), "train", Console(file=text, width=200))[0]
+        screen = Console(file=text, width=200)
+        return images_of_run(open_run(folder, config), "train", screen, no_ray)[0]
 
-    run, sets = images_of_run(open_run(folder, config), "train", Console(file=text))
+    run, sets = images_of_run(open_run(folder, config), "train", Console(file=text), no_ray)
     begun = run.begin(sets)
     assert again(config).sets == sets
 

@@ -5,21 +5,19 @@ import pytest
 import ray
 
 from raydae.core.errors import UserError
-from raydae.core.storage import Folder
 from raydae.distributed import shared_storage
 from raydae.distributed.shared_storage import check_shared
-from raydae.images.image_sets import ImageSets
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
-def test_one_machine_sees_its_own_files(sets: ImageSets, tmp_path: Path) -> None:
-    check_shared(Folder.of(tmp_path), sets)
-    check_shared(Folder("s3://nowhere/at/all"), sets)
+def test_one_machine_sees_its_own_files(tmp_path: Path) -> None:
+    check_shared(str(tmp_path / "a.png"), "--data")
+    check_shared("s3://nowhere/at/all", "--storage")
 
 
 def test_a_storage_that_other_nodes_do_not_see(
-    sets: ImageSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / ".lock").write_text("process 1")
     (this,) = ray.nodes()
@@ -31,4 +29,4 @@ def test_a_storage_that_other_nodes_do_not_see(
     elsewhere = lambda file: ("other", "seen" if os.getpid() == here else "")  # noqa: E731
     monkeypatch.setattr(shared_storage, "_look_at", elsewhere)
     with pytest.raises(UserError, match=r"\.lock is not the same on other; give --storage"):
-        check_shared(Folder.of(tmp_path), sets)
+        check_shared(str(tmp_path / ".lock"), "--storage")

@@ -10,6 +10,7 @@ from raydae.core.storage import Folder
 from raydae.images.config import DataConfig
 from raydae.images.image_file import MISSING, pixel_hash, read_image, stamp_of, stamps_of
 from raydae.images.index import Index
+from raydae.images.listed import Listed
 from raydae.images.listing import list_images
 from raydae.images.scan import scan
 from raydae.images.sources import find_images
@@ -35,7 +36,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(Path(uri).name)
         return read_image(uri)
 
-    monkeypatch.setattr("raydae.images.scan.read_image", counting)
+    monkeypatch.setattr("raydae.images.decoding.read_image", counting)
     return names
 
 
@@ -99,7 +100,10 @@ def test_what_cannot_be_read_is_tried_again(folder: Path, decoded: list[str]) ->
     assert decoded == ["bad.png"]
 
 
-def test_an_interrupt_keeps_what_is_done(folder: Path, decoded: list[str]) -> None:
+def test_an_interrupt_keeps_what_is_done(
+    folder: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raydae.images.scan.PART_IMAGES", 1)
     listed = list_images(str(folder))
 
     def stop(done: int, total: int) -> None:
@@ -107,20 +111,20 @@ def test_an_interrupt_keeps_what_is_done(folder: Path, decoded: list[str]) -> No
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        scan(listed, stop, index=Index(str(folder)))
+        scan(Listed.of(listed), stop, index=Index(str(folder)))
     decoded.clear()
-    files, _ = scan(listed, index=Index(str(folder)))
+    files, _ = scan(Listed.of(listed), index=Index(str(folder)))
     assert files.names == [name for _, name in listed]
     assert len(decoded) == 3
 
 
 def test_a_part_of_a_place_does_not_remove_the_rest(folder: Path, decoded: list[str]) -> None:
     listed = list_images(str(folder))
-    scan(listed, index=Index(str(folder)))
+    scan(Listed.of(listed), index=Index(str(folder)))
     os.utime(listed[0][0], (1, 1))
-    scan(listed[:2], index=Index(str(folder)))
+    scan(Listed.of(listed[:2]), index=Index(str(folder)))
     decoded.clear()
-    scan(listed, index=Index(str(folder)))
+    scan(Listed.of(listed), index=Index(str(folder)))
     assert not decoded
 
 
@@ -141,9 +145,9 @@ def test_a_damaged_or_unwritable_index_costs_only_time(
 
 def test_images_without_a_file_are_not_recorded(folder: Path) -> None:
     index = Index("tests.images.example_sources:Waves")
-    uris = ["source:a#0"]
-    assert index.find(uris, np.zeros(1, np.int64), np.zeros(1)).tolist() == [-1]
-    assert index.find([], np.zeros(0, np.int64), np.zeros(0)).tolist() == []
+    listed = Listed.of([("source:a#0", "0")])
+    assert index.find(listed, np.zeros(1, np.int64), np.zeros(1)).tolist() == [-1]
+    assert index.find(Listed.of([]), np.zeros(0, np.int64), np.zeros(0)).tolist() == []
 
 
 def test_stamps_of_a_bucket_are_listed_and_equal_those_of_each_file(

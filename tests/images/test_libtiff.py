@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from raydae.images.denoise_file import denoise_file
+from raydae.images.listed import Listed
 from raydae.images.pictures import PictureError, read_rgb
 from raydae.images.scan import scan
 from tests.images.sample_pictures import identity
@@ -64,7 +65,7 @@ def test_threads_tell_damaged_files_from_whole_ones(tmp_path: Path, capfd: Print
     files = [fax(tmp_path / f"{i}.tif", damaged=i % 3 == 0) for i in range(30)]
     with ThreadPoolExecutor(1) as pool:
         pool.submit(os.write, 2, b"of another thread\n")
-        whole, damaged = scan([(str(path), path.name) for path in files])
+        whole, damaged = scan(Listed.of((str(path), path.name) for path in files))
     assert len(damaged) == 10
     assert all("is damaged: " in line for line in damaged)
     assert {file.name for file in whole} == {f"{i}.tif" for i in range(30) if i % 3}

@@ -15,8 +15,10 @@ from raydae.images.changes import find_changes
 from raydae.images.config import DataConfig
 from raydae.images.image_file import ImageFile, pixel_hash
 from raydae.images.image_sets import ImageSets
-from raydae.images.pair_checks import find_shift, scan_pairs
-from raydae.images.pairs import Pair, list_pairs, match_folders, split_pairs
+from raydae.images.listed import Listed, Pair
+from raydae.images.pair_checks import find_shift
+from raydae.images.pairs import list_pairs, match_folders, split_pairs
+from raydae.images.scan import scan
 from raydae.images.sources import find_images
 from tests.conftest import draw, draw_noisy, draw_pairs
 
@@ -297,7 +299,7 @@ def test_pairs_in_a_bucket(tmp_path: Path, s3: Callable[[str], str]) -> None:
         folder.write(str(path.relative_to(tmp_path / "pairs")), path.read_bytes())
     folder.write("pairs.csv", b"noisy,clean\nnoisy/000.png,clean/000.png\n")
     (pair,), _ = list_pairs(folder.uri, "pairs.csv")
-    ((file,), left_out) = scan_pairs([pair])
+    ((file,), left_out) = scan(Listed.of([pair]))
     assert not left_out
     assert file.hashes == (pixel_hash(draw(0)), pixel_hash(draw_noisy(0)))
     config = DataConfig(path=folder.uri, pairs="noisy/*=clean/*", patch_size=16)
@@ -306,8 +308,9 @@ def test_pairs_in_a_bucket(tmp_path: Path, s3: Callable[[str], str]) -> None:
     assert len(match_folders(s3("shots/noisy"), s3("shots/clean"))[0]) == 4
 
 
-def test_progress_counts_pairs(tmp_path: Path) -> None:
+def test_progress_counts_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raydae.images.scan.PART_IMAGES", 1)
     pairs, _ = list_pairs(str(draw_pairs(tmp_path / "pairs", 3)), "noisy/*=clean/*")
     said: list[tuple[int, int]] = []
-    scan_pairs(pairs, lambda done, total: said.append((done, total)))
+    scan(Listed.of(pairs), lambda done, total: said.append((done, total)))
     assert said == [(1, 3), (2, 3), (3, 3)]

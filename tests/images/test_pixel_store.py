@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 
 from raydae.images.image_file import pixel_hash
 from raydae.images.pixel_store import (
-    BLOCK,
     DRAFT,
     UNUSED_S,
-    DamagedError,
     PixelStore,
     default_bytes,
 )
+from raydae.images.stored_image import BLOCK, DamagedError
 from tests.conftest import draw
 
 
@@ -119,10 +118,10 @@ def test_a_full_disk_is_said_and_leaves_nothing_behind(
 ) -> None:
     first = stored(store, draw(0, 100, 100))
 
-    def full(file: object, pixels: object) -> None:
+    def full(pixels: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("raydae.images.pixel_store._write", full)
+    monkeypatch.setattr("raydae.images.pixel_store.file_parts", full)
     before = store.bytes
     assert not store.put(pixel_hash(draw(1)), draw(1))
     assert store.problem is not None

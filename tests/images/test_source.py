@@ -13,6 +13,7 @@ from raydae.core.errors import UserError
 from raydae.images.config import DataConfig, is_source
 from raydae.images.image_file import pixel_hash, read_image
 from raydae.images.image_sets import ImageSets
+from raydae.images.listed import Listed
 from raydae.images.scan import scan
 from raydae.images.source import list_source
 from raydae.images.sources import evaluation_images, find_images
@@ -111,8 +112,8 @@ def test_any_key_and_any_option_survive_a_uri(
     odd = ["#", "?", "100%25", "s3://bucket/a", "a b\n", "é/ü.png", "{}", "../x"]
     for text in ("", *odd):
         images = list_source("echoing:Echo", {"names": odd, "text": text})
-        assert [key for _, key, _ in images] == sorted(odd)
-        for uri, key, _ in images:
+        assert images.names == sorted(odd)
+        for uri, key in zip(images.uris, images.names, strict=True):
             assert "://" not in uri
             assert read_image(uri).tobytes() == (text + key).encode() * 3
 
@@ -213,7 +214,7 @@ def test_evaluation_takes_the_test_images_or_all_where_there_is_no_split() -> No
     assert [key for _, key in images] == ["wave/9"]
     _, images = evaluation_images(f"{HERE}:Waves", None, options={"number": 5})
     assert len(images) == 5
-    files, unreadable = scan(images)
+    files, unreadable = scan(Listed.of(images))
     assert [asdict(file)["height"] for file in files] == [48] * 5
     assert not unreadable
     for protocol in ("bsds500", "cbsd68"):

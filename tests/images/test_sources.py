@@ -19,7 +19,8 @@ from raydae.images.config import DataConfig
 from raydae.images.image_file import pixel_hash, read_image
 from raydae.images.image_sets import ImageSets, subsample
 from raydae.images.image_table import Images
-from raydae.images.listing import by_hash, list_images
+from raydae.images.listed import Listed
+from raydae.images.listing import choose_splits, list_images
 from raydae.images.scan import scan
 from raydae.images.sources import evaluation_images, find_images
 from tests.conftest import draw, draw_folder
@@ -106,7 +107,7 @@ def test_a_name_that_is_not_utf_8(tmp_path: Path) -> None:
     (file,) = [file for file in sets.train if file.name == r"train/caf\udce9.png"]
     assert file.uri == f"file://{quote(str(tmp_path))}/train/caf%E9.png"
     np.testing.assert_array_equal(read_image(file.uri), draw(20))
-    assert sorted(by_hash([(name, name)] * 3)) == ["test", "train", "val"]
+    assert sorted(choose_splits([name] * 3, [None] * 3)) == ["test", "train", "val"]
 
 
 def test_images_smaller_than_a_patch(tmp_path: Path) -> None:
@@ -182,7 +183,7 @@ def test_an_unknown_scheme_is_refused() -> None:
 def test_the_same_pixels_have_the_same_hash_in_any_format(tmp_path: Path) -> None:
     for name in ("a.png", "a.bmp", "a.tif"):
         Image.fromarray(draw(0)).save(tmp_path / name)
-    files, _ = scan(list_images(str(tmp_path)))
+    files, _ = scan(Listed.of(list_images(str(tmp_path))))
     assert len({file.sha256 for file in files}) == 1
     assert pixel_hash(draw(0)) != pixel_hash(draw(1))
     flat = np.zeros((4, 9, 3), np.uint8)

@@ -17,6 +17,7 @@ import raydae
 from raydae.core.pixels import to_uint8
 from raydae.distributed.spread import spread
 from raydae.evaluation.scoring import evaluate
+from raydae.images.listed import Listed
 from raydae.images.listing import list_images
 from raydae.images.scan import scan
 from raydae.models import inference
@@ -196,7 +197,7 @@ def test_ray_s_actors_denoise_on_the_gpu() -> None:
 def test_evaluating_under_ray_on_a_gpu_scores_as_the_cpu_does(tmp_path: Path) -> None:
     for seed in (0, 1):
         Image.fromarray(draw(seed, 65, 91)).save(tmp_path / f"{seed}.png")
-    images, _ = scan(list_images(str(tmp_path)))
+    images, _ = scan(Listed.of(list_images(str(tmp_path))))
     noises = [EvaluationNoise.white(level) for level in (15, 50)]
     on_cpu, failed_on_cpu = evaluate("gaussian", images, noises, local_device="cpu")
     in_threads, _ = evaluate("gaussian", images, noises, local_device="cuda")

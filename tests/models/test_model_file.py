@@ -16,6 +16,7 @@ from raydae.core.errors import UserError
 from raydae.core.pixels import to_uint8
 from raydae.core.storage import Folder
 from raydae.images.bsds500 import find
+from raydae.images.listed import Listed
 from raydae.images.scan import scan
 from raydae.images.sources import cbsd68
 from raydae.metrics.psnr import psnr
@@ -219,6 +220,6 @@ def test_a_released_model_has_not_seen_cbsd68(name: str, bsds500: Path) -> None:
     _, info = load_model(name)
     root = find(Folder.of(bsds500))
     assert root is not None
-    images, _ = scan(cbsd68(root))
+    images, _ = scan(Listed.of(cbsd68(root)))
     assert len(images) == 68
     assert not {file.sha256 for file in images} & {*info.train_hashes, *info.val_hashes}

@@ -3,6 +3,7 @@ import pickle
 import subprocess
 import sys
 from collections import Counter, OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -299,15 +300,27 @@ def test_samples_are_the_same_with_the_pixel_store_without_it_and_half_full(
 
 
 @pytest.mark.usefixtures("small_memory")
+@pytest.mark.parametrize("place", ["disk", "bucket"])
 def test_images_of_the_store_are_not_decoded(
-    config: Config, sets: ImageSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: Config,
+    sets: ImageSets,
+    tmp_path: Path,
+    s3: Callable[[str], str],
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
 ) -> None:
-    samples = Samples.of(config.override({"data.cache": str(tmp_path)}), sets.train)
+    plain = Samples.of(config.override({"data.cache_gib": 0}), sets.train).block([range(64)], 64)
+    cache = str(tmp_path) if place == "disk" else s3("samples")
+    monkeypatch.setattr(reader, "_cache", ImageCache(1))
+    samples = Samples.of(config.override({"data.cache": cache}), sets.train)
+    assert samples.reader.waits == (place == "bucket")
     before = samples.block([range(64)], 64)
     monkeypatch.setattr(reader, "read_image", lambda uri: pytest.fail(f"{uri} was decoded"))
     monkeypatch.setattr(reader, "_cache", ImageCache(1))
     after = samples.block([range(64)], 64)
-    np.testing.assert_array_equal(after["noisy"], before["noisy"])
+    for name, column in plain.items():
+        np.testing.assert_array_equal(after[name], column)
+        np.testing.assert_array_equal(before[name], column)
 
 
 @pytest.mark.usefixtures("small_memory")

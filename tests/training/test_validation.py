@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from torch import nn
 
+from raydae.images.listed import Listed
 from raydae.images.scan import scan
 from raydae.models.inference import Denoiser
 from raydae.noise.evaluation import EvaluationNoise
@@ -18,7 +19,7 @@ from tests.conftest import draw
 def test_images_smaller_than_the_window_are_left_out_of_the_mean_of_ssim(tmp_path: Path) -> None:
     for name, size in (("a", 40), ("b", 10)):
         Image.fromarray(draw(0, size, size)).save(tmp_path / f"{name}.png")
-    images, _ = scan([(str(tmp_path / f"{name}.png"), name) for name in "ab"])
+    images, _ = scan(Listed.of((str(tmp_path / f"{name}.png"), name) for name in "ab"))
     denoise = Denoiser(nn.Identity())
     noises = [EvaluationNoise.white(15), EvaluationNoise.white(25)]
 
