@@ -20,7 +20,7 @@ from raydae.training.run_folder import Run
 from raydae.training.schedule import Schedule
 
 # Images that threads of this process decode before tasks of Ray would have started.
-FEW_IMAGES, FEW_BYTES = 1000, 2**26
+FEW_IMAGES, FEW_BYTES = 5000, 2**29
 
 
 def images_of_run(

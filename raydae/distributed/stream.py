@@ -28,6 +28,7 @@ from raydae.training.schedule import Schedule
 BLOCK_ROWS = 1024  # enough work to outweigh the cost of a task
 BLOCK_BYTES = 36 * 2**20  # 1024 patches of 64x64; a block of larger patches has fewer rows
 SEGMENT_BLOCKS = 256
+AHEAD_BLOCKS = 4  # for each task that makes blocks: more would only take CPU from the training
 START_NEXT_AT = 192  # the block of a segment at which the next segment is started
 
 Columns = dict[str, NDArray[Any]]
@@ -102,9 +103,10 @@ def _dataset(
 def _limits(workers: int, train_cpus: int) -> ExecutionResources:
     """Return the part of the cluster that one worker's stream may use."""
     cluster = ray.cluster_resources()
+    cpus = max((cluster.get("CPU", 0) - train_cpus) // workers, 1)
+    memory = cluster.get("object_store_memory", 0) / workers
     return ExecutionResources(
-        cpu=max((cluster.get("CPU", 0) - train_cpus) // workers, 1),
-        object_store_memory=cluster.get("object_store_memory", 0) / workers,
+        cpu=cpus, object_store_memory=min(memory, AHEAD_BLOCKS * (cpus + 1) * BLOCK_BYTES)
     )
 
 

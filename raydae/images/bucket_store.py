@@ -63,7 +63,7 @@ class BucketStore:
         if not self.usable:
             return False
         try:
-            if self.holds(name):
+            if name in self._sizes:
                 return True
             size = file_size(*pixels.shape[:2])
             if sum(self._sizes.values()) + size > self.max_bytes:
@@ -77,13 +77,13 @@ class BucketStore:
         self._sizes[name] = size
         return True
 
-    def holds(self, name: str) -> bool:
-        """Return whether an image is here, damaged or not, as far as this process knows.
+    def names(self) -> set[str]:
+        """Return the names of all images that are here, as far as this process knows.
 
         Raises:
             OSError: the bucket cannot be listed.
         """
-        return name in self._sizes
+        return set(self._sizes)
 
     def remove(self, name: str) -> None:
         """Remove an image, if it is here."""
@@ -97,7 +97,7 @@ class BucketStore:
         Raises:
             OSError: the bucket cannot be listed.
         """
-        return self.max_bytes - sum(self._sizes.values())
+        return max(self.max_bytes - sum(self._sizes.values()), 0)
 
     @property
     def usable(self) -> bool:

@@ -165,7 +165,7 @@ def stamp_of(uri: str) -> tuple[int, float]:
     if is_source_uri(uri):
         return 0, 0.0
     if "://" not in uri:
-        status = Path(uri).stat()
+        status = os.stat(uri)  # noqa: PTH116  # pathlib takes ten times as long
         if not stat.S_ISREG(status.st_mode):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), uri)
         return status.st_size, status.st_mtime_ns / 1e9

@@ -3,7 +3,6 @@
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
@@ -34,8 +33,8 @@ def list_images(path: str) -> Listing:
         names = [
             name
             for name in folder.files(recursive=True)
-            if Path(name).suffix.lower() in suffixes()
-            and not any(part.startswith(".") for part in Path(name).parts)
+            if os.path.splitext(name)[1].lower() in suffixes()  # noqa: PTH122  # the same
+            and not (name.startswith(".") or "/." in name)
         ]
     except OSError as error:
         raise UserError(f"{path} cannot be listed: {first_line(error)}") from None
@@ -49,9 +48,12 @@ def _in_utf8(uri: str, name: str) -> tuple[str, str]:
 
     A local path that is not UTF-8 becomes a file:// URI.
     """
-    if not any("\ud800" <= letter <= "\udfff" for letter in uri):
-        return uri, name
-    return f"file://{quote(os.fsencode(uri))}", name.encode(errors="backslashreplace").decode()
+    try:
+        uri.encode()
+    except UnicodeEncodeError:
+        uri = f"file://{quote(os.fsencode(uri))}"
+        return uri, name.encode(errors="backslashreplace").decode()
+    return uri, name
 
 
 def by_folder(images: Iterable[tuple[str, str]]) -> dict[str, Listing]:

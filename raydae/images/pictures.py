@@ -7,7 +7,7 @@ and `tiff` read what Pillow would cut to 8 bits, or cannot read. `denoise_file` 
 
 import contextlib
 import functools
-import threading
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import EllipsisType
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from raydae.core.budget import Budget
 from raydae.core.errors import one_line
 from raydae.images import libtiff, plugins, png16
 from raydae.images import tiff as tiffs
@@ -27,10 +28,7 @@ from raydae.images.raw_photographs import refuse_raw
 MAX_PIXELS = 10**9
 """The largest number of pixels that a picture may have."""
 
-LARGE = 2**24
-"""Pixels above which threads decode pictures one at a time, to limit memory."""
-
-_large_picture = threading.Lock()
+_budget = Budget(2**25 * (os.cpu_count() or 1))  # pixels that threads decode at a time
 
 # Pillow warns above 89 megapixels, and some photographs have more. Its limit is one number for the
 # whole process. Raising it once keeps a limit for code that opens images without this module.
@@ -106,10 +104,10 @@ def read_rgb(source: Path | BinaryIO, max_pixels: int = MAX_PIXELS) -> NDArray[n
     with reading(source), _stream_of(source) as stream:
         refuse_raw(stream, name_of(source))
         if (header := png16.read_header(stream)) is not None:
-            with _one_at_a_time(header.width * header.height):
+            with _budget.taking(header.width * header.height):
                 return to_8_bits(png16.decode(stream.read(), header, max_pixels)[0], 3)
         if tiffs.is_beyond_pillow(stream, first_page_only=True):
-            with _one_at_a_time(tiffs.pixels_of(stream)):
+            with _budget.taking(tiffs.pixels_of(stream)):
                 return to_8_bits(tiffs.read_single(stream, max_pixels), 3)
     with open_picture(source, max_pixels) as image:
         converted = convert(image, working_mode(image, source))
@@ -170,7 +168,7 @@ def open_picture(source: Path | BinaryIO, max_pixels: int) -> Iterator[Image.Ima
                     f"{max_pixels} pixels"
                 )
             with (
-                _one_at_a_time(image.width * image.height),
+                _budget.taking(image.width * image.height),
                 libtiff.watching(image, lambda: _decode_tiff(stream)),
             ):
                 yield image
@@ -213,11 +211,6 @@ def _decode_tiff(stream: BinaryIO) -> None:
 def _stream_of(source: Path | BinaryIO) -> contextlib.AbstractContextManager[BinaryIO]:
     """Return an open stream of a picture; it is closed only if it was opened here."""
     return source.open("rb") if isinstance(source, Path) else contextlib.nullcontext(source)
-
-
-def _one_at_a_time(pixels: int) -> contextlib.AbstractContextManager[Any]:
-    """Return a lock for large pictures."""
-    return _large_picture if pixels > LARGE else contextlib.nullcontext()
 
 
 def working_mode(image: Image.Image, source: Path | BinaryIO) -> str:

@@ -12,6 +12,7 @@ has another file.
 """
 
 import fcntl
+import mmap
 import os
 import secrets
 import shutil
@@ -58,14 +59,21 @@ class PixelStore:
             height: pixels.
             width: pixels.
         """
-        path = self._path(name)
+        path = f"{self.folder}/{name[:2]}/{name}{SUFFIX}"
         try:
-            with path.open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                data = np.memmap(file, np.uint8, "r") if size else np.empty(0, np.uint8)
+            # A small image is opened for two patches, so every microsecond counts.
+            file = os.open(path, os.O_RDONLY)
+            try:
+                status = os.fstat(file)
+                size = status.st_size
+                mapping = mmap.mmap(file, 0, prot=mmap.PROT_READ) if size else b""
+                if status.st_mtime < time.time() - UNUSED_S / 24:
+                    os.utime(file)
+            finally:
+                os.close(file)
+            data = np.frombuffer(mapping, np.uint8)
             read = lambda first, number: data[first : first + number]  # noqa: E731
             image = StoredImage(name, height, width, size, read)
-            os.utime(path)
         except DamagedError:
             self.remove(name)
             return None
@@ -118,9 +126,10 @@ class PixelStore:
             return False
         return True
 
-    def holds(self, name: str) -> bool:
-        """Return whether an image is here, damaged or not."""
-        return self._path(name).exists()
+    def names(self) -> set[str]:
+        """Return the names of all images that are here, damaged or not."""
+        names = map(os.path.basename, _paths(self.folder))
+        return {name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX)}
 
     def remove(self, name: str) -> None:
         """Remove an image, if it is here."""
@@ -144,7 +153,7 @@ class PixelStore:
         with self._usage() as usage:
             unused = sum(size for _, size, _ in _unused(self.folder))
             room = self.max_bytes - usage.total + unused
-        return min(room, shutil.disk_usage(self.folder).free)
+        return max(min(room, shutil.disk_usage(self.folder).free), 0)
 
     @property
     def bytes(self) -> int:
@@ -163,13 +172,13 @@ class PixelStore:
         if size > self.max_bytes:
             return False
         for path, status in _files(self.folder):
-            if path.suffix == DRAFT and status.st_mtime < time.time() - DRAFT_SECONDS:
-                path.unlink(missing_ok=True)
+            if path.endswith(DRAFT) and status.st_mtime < time.time() - DRAFT_SECONDS:
+                Path(path).unlink(missing_ok=True)
         usage.total = _measured(self.folder)
         for _, bytes_, path in sorted(_unused(self.folder)):
             if usage.total + size <= self.max_bytes:
                 break
-            path.unlink(missing_ok=True)
+            Path(path).unlink(missing_ok=True)
             usage.total -= bytes_
         return usage.total + size <= self.max_bytes
 
@@ -208,18 +217,23 @@ def default_bytes(folder: Path) -> int:
     return (shutil.disk_usage(place).free + own) // 2
 
 
-def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+def _files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
     """Yield the files of a store, with what the system says of them."""
+    for path in _paths(folder):
+        with suppress(FileNotFoundError):
+            yield path, os.stat(path)  # noqa: PTH116  # pathlib takes ten times as long
+
+
+def _paths(folder: Path) -> Iterator[str]:
+    """Yield the paths of the files of a store: a hundred thousand take a tenth of a second."""
     for part in folder.glob("??"):
-        for path in part.iterdir():
-            with suppress(FileNotFoundError):
-                yield path, path.stat()
+        yield from (entry.path for entry in os.scandir(part))
 
 
-def _unused(folder: Path) -> Iterator[tuple[float, int, Path]]:
+def _unused(folder: Path) -> Iterator[tuple[float, int, str]]:
     """Yield time, size and path of each image that no process has opened for a day."""
     for path, status in _files(folder):
-        if path.suffix == SUFFIX and status.st_mtime < time.time() - UNUSED_S:
+        if path.endswith(SUFFIX) and status.st_mtime < time.time() - UNUSED_S:
             yield status.st_mtime, status.st_size, path
 
 

@@ -159,7 +159,7 @@ def store_report(config: DataConfig, images: Images) -> str | None:
         return None
     cost = "an image that it lacks is decoded whenever patches are cut from it"
     try:
-        lacking = np.array([not store.holds(name) for name in images.hashes])
+        lacking = ~np.isin(images.hashes, list(store.names()))
         lacking_bytes = 3 * int(images.file_areas[lacking].sum())
         room = store.room() if lacking_bytes else 0
     except OSError as error:

@@ -233,7 +233,7 @@ def _list_images(
             raise bsds500.incomplete(copy)
         path, label = str(copy.folder), str(copy)
     _refuse_protocol(config.protocol != "bsds500", config.protocol, path)
-    listed = Listed.of(list_images(path))
+    listed = Listed.of_columns(*zip(*list_images(path), strict=True))
     folders = set(first_folders(listed))
     present = [split for split in SPLITS if split in folders]
     if len(present) == 2:

@@ -26,7 +26,7 @@ def test_any_part_of_an_image_is_what_was_put_in(store: BucketStore) -> None:
     assert store.put(NAME, IMAGE)
     assert store.put(NAME, IMAGE), "it is there already"
     other = pickle.loads(pickle.dumps(BucketStore(store.folder, store.max_bytes)))
-    assert other.holds(NAME)
+    assert other.names() == {NAME}
     assert other.room() == store.room() < store.max_bytes - IMAGE.nbytes
     kept = other.get(NAME, HEIGHT, WIDTH)
     assert kept is not None
@@ -45,7 +45,7 @@ def test_one_wrong_byte_is_noticed(store: BucketStore, place: int) -> None:
     store.folder.write(f"{NAME}.pixels", bytes(data))
     if (kept := store.get(NAME, HEIGHT, WIDTH)) is None:
         assert not store.folder.files(), "it makes room for a whole one"
-        assert not store.holds(NAME)
+        assert not store.names()
     else:
         with pytest.raises(DamagedError):
             kept.region(0, 0, HEIGHT, WIDTH)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
+from raydae.core.budget import Budget
 from raydae.images import pictures
 from raydae.images.pictures import PictureError, read_rgb
 from tests.images.sample_pictures import opened, picture, png_claiming, saved, smooth
@@ -56,8 +57,9 @@ class TestReading:
             read_rgb(io.BytesIO(png_claiming(12_000, 8_400)), 1000)
 
 
-def test_large_pictures_are_decoded_one_at_a_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("pictures_at_a_time", "most"), [(0.5, 1), (1, 1), (2.5, 2), (9, 4)])
+def test_threads_decode_few_large_pictures_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pictures_at_a_time: float, most: int
 ) -> None:
     path = saved(picture("RGB"), tmp_path / "a.png")
     decoding, seen = [], []
@@ -70,7 +72,7 @@ def test_large_pictures_are_decoded_one_at_a_time(
         return image.mode
 
     monkeypatch.setattr(pictures, "working_mode", slow)
-    monkeypatch.setattr(pictures, "LARGE", 17 * 31 - 1)
+    monkeypatch.setattr(pictures, "_budget", Budget(int(pictures_at_a_time * 17 * 31)))
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(read_rgb, [path] * 4))
-    assert seen == [1] * 4
+    assert max(seen) <= most
