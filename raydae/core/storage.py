@@ -1,9 +1,10 @@
 """Folders on this machine or behind a URI (s3://, gs://). Every write is whole or absent."""
 
 import errno
+import functools
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote, unquote
@@ -13,6 +14,8 @@ from pyarrow import fs
 
 from raydae.core import local_files
 from raydae.core.errors import UserError, first_line
+
+BUCKETS = ("s3", "gs", "gcs")
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Folder:
             return cls(str(Path(path).expanduser().absolute()))
         folder = cls(str(path).rstrip("/"))
         try:
-            folder._split()
+            _located(folder.uri)
         except (pa.ArrowInvalid, OSError) as error:
             raise UserError(
                 f"{path} is not a URI raydae can use ({first_line(error)}); give a local path, or "
@@ -77,11 +80,6 @@ class Folder:
         name = PurePosixPath(self.uri.partition("?")[0]).name
         return name if self.local is not None else unquote(name)
 
-    def _split(self) -> tuple[fs.FileSystem, str]:
-        """Return the file system of a URI, and the path there."""
-        filesystem, path = fs.FileSystem.from_uri(self.uri)
-        return filesystem, path
-
     def write(self, name: str, data: bytes) -> None:
         """Write a file, whole or not at all.
 
@@ -91,7 +89,7 @@ class Folder:
         if self.local is not None:
             local_files.write(self.local / name, data)
             return
-        filesystem, path = self._split()
+        filesystem, path = _located(self.uri)
         with filesystem.open_output_stream(f"{path}/{name}") as stream:
             stream.write(data)
 
@@ -104,7 +102,7 @@ class Folder:
         if self.local is not None:
             local_files.check_regular(self.local / name)
             return (self.local / name).read_bytes()
-        filesystem, path = self._split()
+        filesystem, path = _located(self.uri)
         with filesystem.open_input_stream(f"{path}/{name}", compression=None) as stream:
             data: bytes = stream.read()
         return data
@@ -128,25 +126,25 @@ class Folder:
         """
         if self.local is not None:
             return local_files.stamp(self.local / name)
-        filesystem, path = self._split()
+        filesystem, path = _located(self.uri)
         info = filesystem.get_file_info(f"{path}/{name}")
         if info.type != fs.FileType.File:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.path_of(name))
         return info.size, (info.mtime_ns or 0) / 1e9
 
-    def stamps(self) -> dict[str, tuple[int, float]]:
-        """Return `stamp` of each of its files by name, with one request; empty if it is missing.
+    def stamps(self, recursive: bool = False) -> dict[str, tuple[int, float]]:
+        """Return `stamp` of each of its files by relative name, a thousand in a request.
+
+        The result is empty if there is no such folder.
 
         Raises:
             OSError: it cannot be listed.
         """
         if self.local is not None:
-            return {name: self.stamp(name) for name in self.files()}
-        filesystem, path = self._split()
-        entries = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+            return {name: self.stamp(name) for name in self.files(recursive)}
         return {
-            entry.base_name: (entry.size, (entry.mtime_ns or 0) / 1e9)
-            for entry in entries
+            name: (entry.size, (entry.mtime_ns or 0) / 1e9)
+            for name, entry in self._entries(recursive)
             if entry.type == fs.FileType.File
         }
 
@@ -171,11 +169,15 @@ class Folder:
     def _list(self, kind: fs.FileType, recursive: bool) -> list[str]:
         if self.local is not None:
             return local_files.names(self.local, kind == fs.FileType.Directory, recursive)
-        filesystem, path = self._split()
+        return sorted(name for name, entry in self._entries(recursive) if entry.type == kind)
+
+    def _entries(self, recursive: bool) -> Iterator[tuple[str, fs.FileInfo]]:
+        """Yield what lies behind a URI, each with its relative name."""
+        filesystem, path = _located(self.uri)
         selector = fs.FileSelector(path, allow_not_found=True, recursive=recursive)
-        entries = filesystem.get_file_info(selector)
         base = path.rstrip("/") + "/"
-        return sorted(entry.path.removeprefix(base) for entry in entries if entry.type == kind)
+        for entry in filesystem.get_file_info(selector):
+            yield entry.path.removeprefix(base), entry
 
     def exists(self) -> bool:
         """Return whether there is such a folder, or a file of its name.
@@ -185,7 +187,7 @@ class Folder:
         """
         if self.local is not None:
             return local_files.exists(self.local)
-        filesystem, path = self._split()
+        filesystem, path = _located(self.uri)
         return bool(filesystem.get_file_info(path).type != fs.FileType.NotFound)
 
     def copy_to(self, other: "Folder") -> None:
@@ -197,8 +199,8 @@ class Folder:
         if self.local is not None and other.local is not None:
             shutil.copytree(self.local, other.local, dirs_exist_ok=True)
             return
-        filesystem, path = self._split()
-        _, target = other._split()
+        filesystem, path = _located(self.uri)
+        _, target = _located(other.uri)
         fs.copy_files(path, target, filesystem, filesystem)
 
     def delete(self, name: str) -> None:
@@ -210,12 +212,31 @@ class Folder:
         if self.local is not None:
             local_files.delete(self.local / name)
             return
-        filesystem, path = self._split()
+        filesystem, path = _located(self.uri)
         kind = filesystem.get_file_info(f"{path}/{name}").type
         if kind == fs.FileType.Directory:
             filesystem.delete_dir(f"{path}/{name}")
         elif kind == fs.FileType.File:
             filesystem.delete_file(f"{path}/{name}")
+
+
+def _located(uri: str) -> tuple[fs.FileSystem, str]:
+    """Return the file system of a URI, and the path there."""
+    head, _, query = uri.partition("?")
+    scheme, _, place = head.partition("://")
+    if scheme not in BUCKETS:
+        filesystem, path = fs.FileSystem.from_uri(uri)
+        return filesystem, path
+    bucket, _, path = place.partition("/")
+    filesystem, root = _filesystem(f"{scheme}://{bucket}{query and '?'}{query}")
+    return filesystem, f"{root}/{unquote(path)}".rstrip("/")
+
+
+@functools.lru_cache(maxsize=64)
+def _filesystem(bucket: str) -> tuple[fs.FileSystem, str]:
+    """Return the file system of a bucket's URI, whose connections are kept, and the path there."""
+    filesystem, path = fs.FileSystem.from_uri(bucket)
+    return filesystem, path
 
 
 def open_parts(folder: Folder, name: str) -> tuple[int, Callable[[int, int], bytes]]:
@@ -226,7 +247,7 @@ def open_parts(folder: Folder, name: str) -> tuple[int, Callable[[int, int], byt
     Raises:
         OSError: it cannot be opened; FileNotFoundError if there is none.
     """
-    filesystem, path = folder._split()
+    filesystem, path = _located(folder.uri)
     file = filesystem.open_input_file(f"{path}/{name}")
     return file.size(), lambda first, number: file.read_at(number, first)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from raydae.core.storage import split_path
+from raydae.core.storage import local_path, split_path
 from raydae.images.pictures import read_rgb, read_size
 from raydae.images.source import is_source_uri, read_source_image
 
@@ -101,6 +101,11 @@ def read_image(uri: str) -> NDArray[np.uint8]:
     file = io.BytesIO(folder.read(name))
     file.name = uri  # for messages
     return read_rgb(file, MAX_PIXELS)
+
+
+def is_remote(uri: str) -> bool:
+    """Return whether an image lies in a bucket: not in a local file, nor in a data source."""
+    return "://" in str(local_path(uri)) and not is_source_uri(uri)
 
 
 def count_pixels(uri: str) -> int:

@@ -18,7 +18,8 @@ SCHEMA = pa.schema(
         pa.field("name", pa.string(), nullable=False),
         pa.field("noisy", pa.list_(_PART), nullable=False),
         pa.field("split", pa.string()),  # train, val or test; "": none; null: not yet known
-        pa.field("size", pa.int64(), nullable=False),  # bytes of its files
+        pa.field("size", pa.int64(), nullable=False),  # bytes of its file, or files; 0: not known
+        pa.field("modified", pa.float64()),  # when it was written, s since 1970; null: not known
     ]
 )
 
@@ -66,8 +67,17 @@ class Listed:
         name: Sequence[str] | pa.Array,
         split: Sequence[str | None] | pa.Array | None = None,
         noisy: Sequence[Any] | None = None,
+        stamps: Sequence[tuple[int, float]] | None = None,
     ) -> "Listed":
-        """Return a table of images, given its columns; without splits, they are not yet known."""
+        """Return a table of images, given its columns.
+
+        Args:
+            uri: n URIs.
+            name: n names.
+            split: n splits; none: not yet known.
+            noisy: n lists of noisy files; none: there are no noisy files.
+            stamps: n sizes and times, if listing has told them.
+        """
         n = len(uri)
         columns = [
             range(n),
@@ -75,7 +85,8 @@ class Listed:
             name,
             [[]] * n if noisy is None else noisy,
             pa.nulls(n) if split is None else split,
-            np.zeros(n, np.int64),
+            np.zeros(n, np.int64) if stamps is None else [size for size, _ in stamps],
+            pa.nulls(n) if stamps is None else [modified for _, modified in stamps],
         ]
         arrays = [
             pa.array(values, field.type) for values, field in zip(columns, SCHEMA, strict=True)
@@ -163,6 +174,13 @@ class Listed:
         places = [numbers, len(self) + np.flatnonzero(np.isin(self._parents, numbers))]
         joined: NDArray[np.int64] = np.concatenate(places)
         return joined
+
+    @property
+    def stamps(self) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
+        """Size and time of each image's file, (n,); none if listing has not told them."""
+        if self.table["modified"].null_count or self.files > len(self):
+            return None
+        return self.sizes, self.table["modified"].to_numpy()
 
     def with_splits(self, splits: NDArray[np.object_]) -> "Listed":
         """Return the same images with other splits, (n,)."""

@@ -26,13 +26,24 @@ def list_images(path: str) -> Listing:
     Raises:
         UserError: There is no such folder, or it has no images.
     """
+    listed = list_folder(path)
+    return list(zip(listed.uris, listed.names, strict=True))
+
+
+def list_folder(path: str) -> Listed:
+    """Return every image in a folder or URI and its sub-folders, with stamps if it is a URI.
+
+    Raises:
+        UserError: There is no such folder, or it has no images.
+    """
     folder = Folder.of(path)
     try:
         if folder.local is not None and not folder.local.is_dir():
             raise UserError(f"{path} is not a folder; give a folder or URI of images")
+        stamps = None if folder.local is not None else folder.stamps(recursive=True)
         names = [
             name
-            for name in folder.files(recursive=True)
+            for name in (folder.files(recursive=True) if stamps is None else sorted(stamps))
             if os.path.splitext(name)[1].lower() in suffixes()  # noqa: PTH122  # the same
             and not (name.startswith(".") or "/." in name)
         ]
@@ -40,7 +51,10 @@ def list_images(path: str) -> Listing:
         raise UserError(f"{path} cannot be listed: {first_line(error)}") from None
     if not names:
         raise UserError(f"{path} has no images ({' '.join(sorted(suffixes()))})")
-    return [_in_utf8(folder.path_of(name), name) for name in names]
+    parts = [_in_utf8(folder.path_of(name), name) for name in names]
+    known = None if stamps is None else [stamps[name] for name in names]
+    uris, shown = zip(*parts, strict=True)
+    return Listed.of_columns(uris, shown, stamps=known)
 
 
 def _in_utf8(uri: str, name: str) -> tuple[str, str]:

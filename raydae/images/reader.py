@@ -23,7 +23,7 @@ from raydae.images.bsds500 import cache_folder
 from raydae.images.bucket_store import BucketStore
 from raydae.images.config import DataConfig
 from raydae.images.image_cache import ImageCache, cache_bytes
-from raydae.images.image_file import ImageFile, NoisyFile, pixel_hash, read_image
+from raydae.images.image_file import ImageFile, NoisyFile, is_remote, pixel_hash, read_image
 from raydae.images.image_table import Images
 from raydae.images.pictures import reason_of
 from raydae.images.pixel_store import PixelStore, default_bytes
@@ -49,23 +49,30 @@ class Reader:
     """Its size limit."""
     total_bytes: int
     """Of the run's training images, decoded."""
-    waits: bool
-    """Whether reading means waiting for a bucket, so that many reads at a time are faster."""
+    remote: bool
+    """Whether the images lie in a bucket."""
 
     @classmethod
     def of(cls, config: DataConfig, images: Images) -> "Reader":
         """Return a reader of training images."""
         total = 3 * int((images.areas * images.files).sum())
-        places = [config.cache or "", *(file.uri for file in images[:1])]
-        waits = any("://" in str(local_path(place)) for place in places)
-        return cls(config.cache, config.cache_gib, total, waits)
+        return cls(config.cache, config.cache_gib, total, any(map(is_remote, images[:1].uris)))
 
     @property
     def store(self) -> Store | None:
-        """This process's pixel store, if the images are more than the memory holds."""
-        if self.total_bytes <= _cache.max_bytes:
+        """This process's pixel store, if it pays.
+
+        It does for images that are more than the memory holds, and for images in a bucket, which
+        each process would fetch for itself.
+        """
+        if self.total_bytes <= _cache.max_bytes and not self.remote:
             return None
         return store_of(self.folder, self.gib)
+
+    @property
+    def waits(self) -> bool:
+        """Whether reading means waiting for a bucket: many reads at a time are faster then."""
+        return self.remote or is_remote(self.folder or "")
 
     def read(self, file: ImageFile | NoisyFile, height: int, width: int) -> Pixels | None:
         """Return an image; none if it cannot be read or has another size now.
@@ -129,14 +136,15 @@ class Filler:
     gib: float | None
 
     @classmethod
-    def of(cls, config: DataConfig, total_bytes: int) -> "Filler | None":
-        """Return what keeps images; none if the memory holds them all.
+    def of(cls, config: DataConfig, total_bytes: int, remote: bool) -> "Filler | None":
+        """Return what keeps images; none if no store is used.
 
         Args:
             config: of the images.
             total_bytes: of all training images, decoded.
+            remote: whether they lie in a bucket.
         """
-        if total_bytes <= _cache.max_bytes or store_of(config.cache, config.cache_gib) is None:
+        if Reader(config.cache, config.cache_gib, total_bytes, remote).store is None:
             return None
         return cls(config.cache, config.cache_gib)
 

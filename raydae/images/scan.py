@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from raydae.images.decoding import RESULT, decode, images_of
-from raydae.images.image_file import count_pixels, stamps_of
+from raydae.images.image_file import count_pixels, is_remote, stamps_of
 from raydae.images.image_table import Images
 from raydae.images.index import Index
 from raydae.images.listed import Listed
@@ -18,8 +18,9 @@ from raydae.images.reader import Keep
 
 Decoder = Callable[[Listed, Keep | None], Iterator[pa.Table]]
 """Decodes listed images; yields tables as `decode` returns them, in any order."""
-KeepFor = Callable[[int], Keep | None]
-"""Given the bytes of all images that may be kept, decoded: what keeps them, or none."""
+KeepFor = Callable[[int, bool], Keep | None]
+"""Given the bytes of all training images, decoded, and whether they lie in a bucket: what keeps
+them, or none."""
 
 PART_BYTES, PART_IMAGES = 2**20, 4  # of files that a thread decodes before it reports
 SAMPLE = 32  # images by which the pixels of all are estimated
@@ -47,7 +48,7 @@ def scan(
     size, modified = np.zeros(listed.files, np.int64), np.zeros(listed.files)
     known, rows = Images.of([]), np.full(len(listed), -1)
     with suppress(OSError):  # decoding says what is wrong with which image
-        size, modified = stamps_of(listed.all_uris)
+        size, modified = listed.stamps or stamps_of(listed.all_uris)
         if index is not None:
             rows = index.find(listed, size, modified)
             known = index.images.take(rows[rows >= 0])
@@ -57,7 +58,7 @@ def scan(
     if keep_for is not None and len(new):
         training = listed.splits == "train"
         held = 3 * int((known.areas * known.files)[training[rows >= 0]].sum())
-        keep = keep_for(held + _estimated_bytes(new.where(training[todo])))
+        keep = keep_for(held + _estimated_bytes(new.where(training[todo])), is_remote(new.uris[0]))
     results: list[pa.Table] = []
     done = 0
     try:

@@ -28,6 +28,7 @@ from raydae.images.listing import (
     Listing,
     by_folder,
     first_folders,
+    list_folder,
     list_images,
     split_among,
     split_by_folder,
@@ -233,7 +234,7 @@ def _list_images(
             raise bsds500.incomplete(copy)
         path, label = str(copy.folder), str(copy)
     _refuse_protocol(config.protocol != "bsds500", config.protocol, path)
-    listed = Listed.of_columns(*zip(*list_images(path), strict=True))
+    listed = list_folder(path)
     folders = set(first_folders(listed))
     present = [split for split in SPLITS if split in folders]
     if len(present) == 2:

@@ -56,7 +56,7 @@ def test_tasks_put_what_is_to_be_kept_into_the_store(tmp_path: Path) -> None:
     folder = tmp_path / "pixels"
     found, _ = scan(
         listed.with_splits(splits),
-        keep_for=lambda total: Filler(str(folder), 1),
+        keep_for=lambda total, remote: Filler(str(folder), 1),
         decoder=decode_on_ray,
     )
     store = PixelStore(folder, 2**30)
