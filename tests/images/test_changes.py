@@ -170,3 +170,12 @@ def test_a_pair_that_lost_one_of_its_shots_is_reported(tmp_path: Path) -> None:
     now = accept_changes(sets, found, 16)
     assert len(now.train[0].noisy) == 2, "the samples of other shots stay the same"
     assert not find_changes(now, config)
+
+
+def test_a_folder_beside_train_val_and_test_is_not_new(tmp_path: Path) -> None:
+    (draw_folder(tmp_path) / "more").mkdir()
+    Image.fromarray(draw(60)).save(tmp_path / "more" / "a.png")
+    config = DataConfig(path=str(tmp_path), patch_size=16)
+    sets = find_images(config)
+    assert sets.unused == (str(tmp_path / "more" / "a.png"),)
+    assert not find_changes(sets, config)
