@@ -97,7 +97,7 @@ def list_table(path: str) -> Listed:
         UserError: as `read_list`; or the images have noisy pictures, which would be ignored.
     """
     listed = read_list(path)
-    if listed.files > len(listed):
+    if listed.file_count > len(listed):
         raise UserError(f"{path} has noisy pictures; use them with --data.pairs noisy=uri")
     return listed
 

@@ -113,7 +113,7 @@ class Listed:
         return [*self.uris, *self._noisy.field("uri").to_pylist()]
 
     @property
-    def files(self) -> int:
+    def file_count(self) -> int:
         """How many files there are: images and noisy ones."""
         return len(self) + len(self._noisy)
 
@@ -178,7 +178,7 @@ class Listed:
     @property
     def stamps(self) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
         """Size and time of each image's file, (n,); none if listing has not told them."""
-        if self.table["modified"].null_count or self.files > len(self):
+        if self.table["modified"].null_count or self.file_count > len(self):
             return None
         return self.sizes, self.table["modified"].to_numpy()
 

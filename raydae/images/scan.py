@@ -45,7 +45,7 @@ def scan(
     Returns:
         The images that can be used, in the order given, and one line for each file that cannot.
     """
-    size, modified = np.zeros(listed.files, np.int64), np.zeros(listed.files)
+    size, modified = np.zeros(listed.file_count, np.int64), np.zeros(listed.file_count)
     known, rows = Images.of([]), np.full(len(listed), -1)
     with suppress(OSError):  # decoding says what is wrong with which image
         size, modified = listed.stamps or stamps_of(listed.all_uris)
@@ -91,4 +91,4 @@ def _estimated_bytes(listed: Listed) -> int:
     for number in range(min(SAMPLE, len(uris))):
         with suppress(OSError):
             pixels.append(count_pixels(uris[number * len(uris) // min(SAMPLE, len(uris))]))
-    return int(3 * np.mean(pixels) * listed.files) if pixels else 0
+    return int(3 * np.mean(pixels) * listed.file_count) if pixels else 0

@@ -217,8 +217,8 @@ def _list_images(
         except DownloadError as error:
             if synthetic_fallback is None or config.protocol != "bsds500":
                 raise UserError(str(error)) from None
-            drawn = list_images(str(synthetic_fallback(str(error))))
-            return SYNTHETIC, split_by_folder(Listed.of(drawn))
+            drawn = synthetic_fallback(str(error))
+            return SYNTHETIC, split_by_folder(list_folder(str(drawn)))
         return _whole_bsds500(root, config.protocol)
     if is_source(path) or is_list(path):
         _refuse_protocol(config.protocol != "bsds500", config.protocol, path)
