@@ -6,6 +6,7 @@ and so the imports of all their modules, to find the one that is asked for.
 
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -48,6 +49,8 @@ def run(command: str, argv: Sequence[str] | None = None) -> NoReturn:
             close = difflib.get_close_matches(command, COMMANDS, n=1, cutoff=0.5)
             advice = f"did you mean {close[0]}?" if close else f"choose {' or '.join(COMMANDS)}"
             raise UserError(f"there is no command {command}; {advice}")
+        # torch reads it once: large tensors in pages of 2 MiB, a fifth less time for photographs.
+        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
         module = importlib.import_module(f"raydae.app.{command}")
         code: int = module.main(sys.argv[1:] if argv is None else argv)
         return code

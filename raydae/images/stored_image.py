@@ -1,20 +1,21 @@
 """The file of an image in a pixel store: blocks of pixels, of which a patch reads two or three.
 
 A file is a header, a checksum of each block, and the blocks: BLOCK x BLOCK pixels (fewer at the
-right and the lower edge), RGB, from left to right and from top to bottom.
+right and the lower edge), RGB, from left to right and from top to bottom. The checksum is XXH3 with
+64 bits, eight times as fast as the CRC-32 of zlib: with that, checking took most of a visit.
 """
 
 import struct
-import zlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
 
 BLOCK = 128  # pixels; a patch of 64x64 then reads 2.2 blocks on average
 SUFFIX = ".pixels"
-_MAGIC = b"raydae\x00\x01"
-_HEADER = struct.Struct("<8sIII")  # magic, height, width, checksum of the blocks' checksums
+_MAGIC = b"raydae\x00\x02"
+_HEADER = struct.Struct("<8sIIQ")  # magic, height, width, checksum of the blocks' checksums
 
 Read = Callable[[int, int], NDArray[np.uint8]]
 """Reads a part of a file, given its first byte and the number of bytes."""
@@ -58,9 +59,11 @@ class StoredImage:
         if size != file_size(height, width):
             raise DamagedError(name)
         head = read(0, self._begin).tobytes()
-        if head[: _HEADER.size] != _header(height, width, head[_HEADER.size :]):
+        table = head[_HEADER.size :]
+        if head[: _HEADER.size] != _header(height, width, table):
             raise DamagedError(name)
-        self._checksums: list[int | None] = list(np.frombuffer(head[_HEADER.size :], "<u4"))
+        self._checksums = struct.unpack(f"<{len(table) // 8}Q", table)
+        self._checked: set[int] = set()  # numbers of blocks
 
     def region(self, top: int, left: int, height: int, width: int) -> NDArray[np.uint8]:
         """Return a part of the image, uint8 (height, width, 3), contiguous.
@@ -98,17 +101,17 @@ class StoredImage:
         for column, left, right in zip(columns, ends, ends[1:], strict=False):
             block = data[3 * rows * (left - ends[0]) : 3 * rows * (right - ends[0])]
             number = row * self._columns + column
-            if self._checksums[number] is not None:
-                if zlib.crc32(block.data) != self._checksums[number]:
+            if number not in self._checked:
+                if xxh3_64_intdigest(block.data) != self._checksums[number]:
                     raise DamagedError(self._name)
-                self._checksums[number] = None
+                self._checked.add(number)
             yield block.reshape(rows, right - left, 3)
 
 
 def file_size(height: int, width: int) -> int:
     """Return the bytes of an image's file."""
     blocks = -(-height // BLOCK) * -(-width // BLOCK)
-    return _HEADER.size + 4 * blocks + height * width * 3
+    return _HEADER.size + 8 * blocks + height * width * 3
 
 
 def file_parts(pixels: NDArray[np.uint8]) -> Iterator[bytes]:
@@ -122,11 +125,11 @@ def file_parts(pixels: NDArray[np.uint8]) -> Iterator[bytes]:
     for top in range(0, height, BLOCK):
         for left in range(0, width, BLOCK):
             block = pixels[top : top + BLOCK, left : left + BLOCK].tobytes()
-            checksums.append(zlib.crc32(block))
+            checksums.append(xxh3_64_intdigest(block))
             yield block
-    table = np.array(checksums, "<u4").tobytes()
+    table = struct.pack(f"<{len(checksums)}Q", *checksums)
     yield _header(height, width, table) + table
 
 
 def _header(height: int, width: int, checksums: bytes) -> bytes:
-    return _HEADER.pack(_MAGIC, height, width, zlib.crc32(checksums))
+    return _HEADER.pack(_MAGIC, height, width, xxh3_64_intdigest(checksums))
