@@ -6,6 +6,7 @@ import shlex
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 
 from raydae.app.console import counting, print_some
@@ -16,6 +17,7 @@ from raydae.core.errors import UserError
 from raydae.core.storage import Folder
 from raydae.images.image_sets import subsample
 from raydae.images.image_table import Images
+from raydae.noise.evaluation import HiddenPixels
 from raydae.training.checkpoints import Checkpoints
 from raydae.training.noisy_images import noisy_versions
 from raydae.training.run_folder import MODEL, Run, hash_of
@@ -107,10 +109,10 @@ def _draw_samples(run: Run, tested: Images) -> bytes:
     shown = subsample(tested, SAMPLE_IMAGES)
     noises = run.config.evaluation_noises
     noise = noises[len(noises) // 2]
-    images = [
-        (noisy, clean)
+    images: list[tuple[NDArray[np.float32], NDArray[np.uint8] | None]] = [
+        (image / np.float32(255), None) if isinstance(noise, HiddenPixels) else (noisy, image)
         for file in shown
-        for _, noisy, clean in noisy_versions(file, [noise], panel.middle)
+        for _, noisy, image in noisy_versions(file, [noise], panel.middle)
     ]
     level = noise.label if noise.sigma is None else f"sigma {noise.label}"
     title = f"{run.folder.name}: {info.model.name} after epoch {info.epoch}, {level}"

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from raydae.core.errors import one_line
 from raydae.metrics import SSIM_WINDOW
-from raydae.noise.evaluation import NeighborNoise, PairNoise
+from raydae.noise.evaluation import HiddenPixels, PairNoise
 
 FORMATS = {"psnr": ".2f", "ssim": ".4f"}  # of metrics; others have four digits
 
@@ -81,7 +81,7 @@ def level_of(row: dict[str, Any]) -> str:
     """Return the noise of a row of scores in words, for a sentence."""
     if _is_white(row):
         return f"sigma {row['sigma']:g}"
-    own = {PairNoise.label: "the pairs' own noise", NeighborNoise.label: "the images' own noise"}
+    own = {PairNoise.label: "the pairs' own noise", HiddenPixels.label: "the images' own noise"}
     return own.get(noise_of(row), noise_of(row))
 
 

@@ -26,16 +26,17 @@ FONT, TITLE_FONT = 16, 18
 
 
 def panel(
-    images: Sequence[tuple[NDArray[np.float32], NDArray[np.uint8]]],
+    images: Sequence[tuple[NDArray[np.float32], NDArray[np.uint8] | None]],
     denoisers: Sequence[tuple[str, Denoise]],
     title: str,
 ) -> bytes:
     """Draw a row for each image: noisy, the result of each denoiser, clean.
 
-    Under each cell stand its label and its PSNR.
+    Under each cell stand its label and its PSNR; without a clean image, neither that nor it.
 
     Args:
         images: squares as `middle` cuts them, noisy and clean: float32 on [0, 1] and uint8, HxWx3.
+            All have a clean one, or none has.
         denoisers: (label, function) for each column between noisy and clean.
         title: written above.
 
@@ -44,7 +45,7 @@ def panel(
     """
     rows = [_row(noisy, clean, denoisers) for noisy, clean in images]
     side = max(MIN_SIDE, *(cell.shape[0] for row in rows for _, cell in row))
-    columns = len(denoisers) + 2
+    columns = len(rows[0])
     size = (columns * (side + GAP) + GAP, len(rows) * (side + LABEL + GAP) + LABEL + GAP)
     canvas = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(canvas)
@@ -86,15 +87,24 @@ def middle(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _row(
-    noisy: NDArray[np.float32], clean: NDArray[np.uint8], denoisers: Sequence[tuple[str, Denoise]]
+    noisy: NDArray[np.float32],
+    clean: NDArray[np.uint8] | None,
+    denoisers: Sequence[tuple[str, Denoise]],
 ) -> list[tuple[str, NDArray[np.uint8]]]:
     """Return the labels and the uint8 cells of one row."""
-    row = [(f"noisy  {psnr(clean, noisy * 255):.2f} dB", to_uint8(noisy))]
-    for label, denoise in denoisers:
-        denoised = to_uint8(denoise(noisy))
-        row.append((f"{label}  {psnr(clean, denoised):.2f} dB", denoised))
-    row.append(("clean", clean))
-    enlarge = max(MIN_SIDE // clean.shape[0], 1)  # whole pixels only
+    cells = [to_uint8(noisy), *(to_uint8(denoise(noisy)) for _, denoise in denoisers)]
+    row = list(zip(["noisy", *(label for label, _ in denoisers)], cells, strict=True))
+    if clean is not None:
+        scored: list[NDArray[Any]] = [
+            noisy * 255,
+            *cells[1:],
+        ]  # the noisy image is not clipped, as everywhere
+        row = [
+            (f"{label}  {psnr(clean, image):.2f} dB", cell)
+            for (label, cell), image in zip(row, scored, strict=True)
+        ]
+        row.append(("clean", clean))
+    enlarge = max(MIN_SIDE // noisy.shape[0], 1)  # whole pixels only
     return [(label, cell.repeat(enlarge, 0).repeat(enlarge, 1)) for label, cell in row]
 
 

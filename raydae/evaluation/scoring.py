@@ -39,7 +39,7 @@ class Score:
     """`EvaluationNoise.label`; `pairs` for the noise of the image's own noisy file."""
     sigma: float
     """Noise level, 0-255 scale; of noise that is not white, its standard deviation; of pairs
-    and neighbors, the root of the mean square of their difference."""
+    and hidden pixels, the root of the mean square of their difference."""
     noisy: Mapping[str, float]
     """The metrics of the noisy image by name; PSNR in dB."""
     denoised: Mapping[str, float]
@@ -83,10 +83,11 @@ def score_image(
     for noise, noisy, target in noisy_versions(file, noises):
         sigma = noise.sigma
         if not isinstance(noise, EvaluationNoise):
-            sigma = float(np.sqrt(np.mean((noisy * 255 - target) ** 2, dtype=np.float64)))
+            difference = noise.compared(noisy * 255 - target)
+            sigma = float(np.sqrt(np.mean(difference**2, dtype=np.float64)))
         elif sigma is None:
             sigma = float(np.std(noisy * 255 - target))
-        of_noisy = measure(target, noisy * 255)
+        of_noisy = measure(noise.compared(target), noise.compared(noisy * 255))
         for name, method in methods.items():
             with lock:
                 began = time.perf_counter()
@@ -100,7 +101,7 @@ def score_image(
                     noise=noise.label,
                     sigma=sigma,
                     noisy=of_noisy,
-                    denoised=measure(target, result),
+                    denoised=measure(noise.compared(target), noise.compared(result)),
                     seconds=seconds,
                 )
             )

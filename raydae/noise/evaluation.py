@@ -1,4 +1,4 @@
-"""The noise of evaluations: the literature's white Gaussian noise, a noise kind, or pairs."""
+"""The noise of evaluations: the literature's white Gaussian noise, a noise kind, or the image's."""
 
 import functools
 import hashlib
@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import convolve
 
 from raydae.core.components import label_of
 from raydae.core.random_numbers import EVALUATION, generator
 from raydae.noise.batch import BatchNoise
 from raydae.noise.config import NOISES
-from raydae.noise.neighbors import draw_choices, split
 from raydae.noise.user_noise import UserNoise
 
 WHITE = "gaussian"
@@ -75,6 +75,10 @@ class EvaluationNoise:
         noisy, target = self._noise(generator_of(clean), clean)
         return noisy.astype(np.float32, copy=False), target
 
+    def compared(self, image: NDArray[Any]) -> NDArray[Any]:
+        """Return the part of an image that is scored: all of it."""
+        return image
+
     @functools.cached_property
     def _noise(self) -> Any:
         noise = NOISES.bind(self.kind, self.options)
@@ -88,26 +92,40 @@ class PairNoise:
     label = "pairs"
     sigma = None
 
+    def compared(self, image: NDArray[Any]) -> NDArray[Any]:
+        """Return the part of an image that is scored: all of it."""
+        return image
+
 
 @dataclass(frozen=True)
-class NeighborNoise:
+class HiddenPixels:
     """The noise that an image has itself, where no clean image is known.
 
-    The image is split into two of half the size (`neighbors.split`). One is denoised, the other is
-    what the result is compared with. Its noise is independent, so the mean squared error is that of
-    the denoiser plus the noise's variance and what neighbours differ by, whatever the denoiser is.
+    One pixel of each cell of 4x4 is replaced by the mean of its neighbours, so that the denoiser
+    does not see it. What it returns there is compared with the pixel (Noise2Self: Batson and Royer,
+    ICML 2019). The pixel's noise is independent, so the mean squared error is that of the denoiser
+    plus the noise's variance, which is the same for every denoiser.
     """
 
-    label = "neighbors"
+    label = "hidden-pixels"
     sigma = None
 
     def __call__(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        """Return the two pictures of an image, uint8 HxWx3: the first as float32 on [0, 1]."""
-        first, second = split(image, draw_choices(generator_of(image), *image.shape[:2]))
-        return first / np.float32(255), second
+        """Return an image, uint8 HxWx3, without the hidden pixels (float32 on [0, 1]), and with."""
+        shown = image / np.float32(255)
+        means = convolve(shown, _NEIGHBOURS[..., np.newaxis], mode="mirror")
+        shown[_HIDDEN] = means[_HIDDEN]
+        return shown, image
+
+    def compared(self, image: NDArray[Any]) -> NDArray[Any]:
+        """Return the hidden pixels of an image, HxWxC, as a picture of a quarter of its sides."""
+        return image[_HIDDEN]
 
 
-TestNoise = EvaluationNoise | PairNoise | NeighborNoise
+_HIDDEN = np.s_[1::4, 1::4]
+_NEIGHBOURS = np.array([[1, 2, 1], [2, 0, 2], [1, 2, 1]], np.float32) / 12
+
+TestNoise = EvaluationNoise | PairNoise | HiddenPixels
 """How an image that scores a denoiser gets its noise."""
 
 

@@ -19,7 +19,7 @@ from raydae.images.config import SOURCES, DataConfig
 from raydae.metrics import METRICS
 from raydae.models.config import NETWORKS, ModelConfig
 from raydae.noise.config import NOISES, NoiseConfig
-from raydae.noise.evaluation import EvaluationNoise, NeighborNoise, PairNoise, TestNoise
+from raydae.noise.evaluation import EvaluationNoise, HiddenPixels, PairNoise, TestNoise
 from raydae.noise.levels import parse_level
 from raydae.training.losses import LOSSES
 from raydae.training.optimizers import OPTIMIZERS
@@ -211,7 +211,7 @@ class Config:
         elif self.data.pairs is not None:
             return (PairNoise(),)
         elif self.learn == "neighbor2neighbor":
-            return (NeighborNoise(),)
+            return (HiddenPixels(),)
         elif self.noise.sigma_range is None:
             return (EvaluationNoise(kind=self.noise.kind, options=self.noise.options),)
         else:

@@ -97,12 +97,12 @@ def score_images(
     def score(file: ImageFile) -> NDArray[np.float64] | None:
         sums = np.zeros((2, len(metrics)))
         try:
-            for _, noisy, target in noisy_versions(file, noises):
+            for noise, noisy, target in noisy_versions(file, noises):
                 with lock:
                     denoised = denoise(noisy)
-                result = to_uint8(denoised)
+                result = noise.compared(to_uint8(denoised))
                 values = [
-                    compute_metric(name, metric, target, result)
+                    compute_metric(name, metric, noise.compared(target), result)
                     for name, metric in functions.items()
                 ]
                 defined = ~np.isnan(values)

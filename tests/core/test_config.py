@@ -116,7 +116,7 @@ def test_a_run_is_judged_with_the_noise_that_it_is_trained_on_unless_another_is_
 def test_without_clean_images_nothing_else_may_add_noise() -> None:
     config = Config().override({"learn": "neighbor2neighbor"})
     (noise,) = config.evaluation_noises
-    assert noise.label == "neighbors"
+    assert noise.label == "hidden-pixels"
     with pytest.raises(UserError, match="leave out one of the two"):
         config.override({"data.pairs": "noisy/*=clean/*"})
     with pytest.raises(UserError, match="a multiple of 32"):

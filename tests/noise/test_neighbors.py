@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from raydae.core.random_numbers import SAMPLE, generator
-from raydae.noise.evaluation import NeighborNoise
+from raydae.noise.evaluation import HiddenPixels
 from raydae.noise.neighbors import CHOICES, draw_choices, split
 from raydae.training.losses import LOSSES
 from raydae.training.neighbor2neighbor import neighbor_loss, split_batch
@@ -96,18 +97,38 @@ def test_a_perfect_denoiser_of_a_smooth_picture_is_told_only_the_noise() -> None
 
 
 def test_an_evaluation_without_clean_images_ranks_denoisers_as_the_truth_does() -> None:
-    """The surrogate's mean squared error is the true one plus what is the same for all."""
+    """The surrogate's mean squared error is the true one plus what is the same for all.
+
+    Not so with pixels that the denoiser sees: there, the image itself would be the best result.
+    """
     rng = np.random.default_rng(0)
-    y, x = np.mgrid[:128, :128]
+    y, x = np.mgrid[:256, :256]
     clean = np.stack([100 + 0.5 * x, 80 + 0.4 * y, 120 + 0.2 * (x + y)], axis=-1)
-    noisy = np.clip(np.rint(clean + 12 * rng.standard_normal(clean.shape)), 0, 255)
-    first, second = NeighborNoise()(noisy.astype(np.uint8))
-    truth = clean[::2, ::2] + 0.5
+    image = np.clip(np.rint(clean + 12 * rng.standard_normal(clean.shape)), 0, 255)
+    noise = HiddenPixels()
+    shown, target = noise(image.astype(np.uint8))
+    np.testing.assert_array_equal(target, image)
     surrogate, true = [], []
-    for share in (0.0, 0.3, 0.6, 1.0):  # of the noise is left
-        denoised = truth + share * (first * 255 - truth)
-        surrogate.append(np.mean((denoised - second) ** 2))
-        true.append(np.mean((denoised - truth) ** 2))
+    for sigma in (0.0, 0.7, 1.0, 3.0):  # of a blur, pixels
+        denoised = gaussian_filter(shown * 255, (sigma, sigma, 0))
+        surrogate.append(np.mean((noise.compared(denoised) - noise.compared(image)) ** 2))
+        true.append(np.mean((noise.compared(denoised) - noise.compared(clean)) ** 2))
     offsets = np.subtract(surrogate, true)
-    assert offsets.std() < 0.03 * 144
+    assert true == sorted(true, reverse=True)
+    assert surrogate == sorted(surrogate, reverse=True)
+    assert offsets.std() < 0.02 * 144
     assert offsets.mean() == pytest.approx(144, rel=0.05)
+
+
+def test_hidden_pixels_are_those_that_are_compared() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (10, 13, 3), np.uint8)
+    noise = HiddenPixels()
+    shown, target = noise(image)
+    changed = np.abs(shown * 255 - target).max(-1) > 1e-3
+    rows, columns = np.nonzero(changed)
+    assert {*rows.tolist()} == {1, 5, 9}
+    assert {*columns.tolist()} == {1, 5, 9}
+    assert noise.compared(target).shape == (3, 3, 3)
+    around = image[0:3, 0:3].astype(float)
+    weights = np.array([[1, 2, 1], [2, 0, 2], [1, 2, 1]])[..., np.newaxis] / 12
+    np.testing.assert_allclose(shown[1, 1] * 255, (around * weights).sum((0, 1)), rtol=1e-5)
