@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import psutil
 import ray
 
 from raydae.distributed import agent
@@ -85,6 +86,31 @@ def bare_node(verbose: bool, on_started: Callable[[], None] = lambda: None) -> I
         yield
     finally:
         ray._private.node.Node = stock
+
+
+@contextmanager
+def utf8_command_line() -> Iterator[None]:
+    """Let Ray start if a word of the command line is not UTF-8, such as the name of a file.
+
+    Public interface: none; `ray.init` asks psutil for this process's command line, stores it, and
+    fails at such a word. Nothing is changed if all words are UTF-8.
+    Gain: such files can be named.
+    """
+    try:
+        " ".join(sys.argv).encode()
+    except UnicodeEncodeError:
+        read = psutil.Process.cmdline
+
+        def cmdline(self: psutil.Process) -> list[str]:
+            return [word.encode(errors="backslashreplace").decode() for word in read(self)]
+
+        psutil.Process.cmdline = cmdline  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            psutil.Process.cmdline = read  # type: ignore[method-assign]
+    else:
+        yield
 
 
 @_patch

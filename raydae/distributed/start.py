@@ -8,8 +8,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import ray
 from ray.exceptions import AuthenticationError, RayError
 
 from raydae.core.errors import UserError, first_line
-from raydae.distributed.internals import bare_node
+from raydae.distributed.internals import bare_node, utf8_command_line
 from raydae.distributed.resources import DATA_CPUS, cores, in_cluster
 
 CONNECT_S = 60  # that connecting to a cluster may take
@@ -186,7 +185,7 @@ def _init(verbose: bool, limit_s: float = math.inf, **settings: Any) -> None:
         try:
             if timer is not None:
                 timer.start()
-            with _utf8_command_line():
+            with utf8_command_line():
                 ray.init(**quiet, **settings)
         except SystemExit:
             raise KeyboardInterrupt(signal.SIGTERM) from None
@@ -204,24 +203,6 @@ def _init(verbose: bool, limit_s: float = math.inf, **settings: Any) -> None:
                 for number, handler in handlers.items():
                     signal.signal(number, handler)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, DEFERRED)
-
-
-@contextmanager
-def _utf8_command_line() -> Iterator[None]:
-    """Let psutil escape what is not UTF-8 in a command line.
-
-    Ray stores this process's, and refuses to start if it names a file with such a name.
-    """
-    read = psutil.Process.cmdline
-
-    def cmdline(self: psutil.Process) -> list[str]:
-        return [word.encode(errors="backslashreplace").decode() for word in read(self)]
-
-    psutil.Process.cmdline = cmdline  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        psutil.Process.cmdline = read  # type: ignore[method-assign]
 
 
 def _defer_signals() -> None:
