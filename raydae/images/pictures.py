@@ -23,6 +23,7 @@ from raydae.images import libtiff, plugins, png16
 from raydae.images import tiff as tiffs
 from raydae.images.depth import PixelsError, to_8_bits
 from raydae.images.png_chunks import depth_of, scaled_key
+from raydae.images.raw_photographs import SUFFIXES as RAW_SUFFIXES
 from raydae.images.raw_photographs import refuse_raw
 
 MAX_PIXELS = 10**9
@@ -49,6 +50,9 @@ _WORKING_MODE = {
 }
 
 _STRIP_PIXELS = 2**20
+
+# Of pictures that are never read, beside raw photographs.
+_OTHER_SUFFIXES = {".psd", ".psb", ".xcf", ".exr"}
 
 Index = EllipsisType | tuple[EllipsisType, int | slice]
 """An index that selects channels, such as ``np.s_[..., :3]``."""
@@ -141,6 +145,12 @@ def suffixes() -> set[str]:
     """Return the suffixes of the supported formats, in lower case and with the dot."""
     known = {*formats(), "MPO"}
     return {suffix for suffix, name in Image.registered_extensions().items() if name in known}
+
+
+@functools.cache
+def unreadable_suffixes() -> set[str]:
+    """Return the suffixes of pictures that are not read here, in lower case and with the dot."""
+    return {*RAW_SUFFIXES, *plugins.SUFFIXES, *_OTHER_SUFFIXES} - suffixes()
 
 
 @contextlib.contextmanager
