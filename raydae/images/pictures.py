@@ -203,7 +203,10 @@ def _opened(stream: BinaryIO) -> Image.Image:
 
     Pillow scales grey of 1, 2 and 4 bits to 8, but not the transparent colour.
     """
-    depth = depth_of(stream.read(26))
+    head = stream.read(26)
+    if not head:
+        raise PixelsError("the file is empty")
+    depth = depth_of(head)
     stream.seek(0)
     image = Image.open(stream, formats=formats())
     key = image.info.get("transparency")

@@ -21,7 +21,7 @@ class TestFailures:
     @pytest.mark.parametrize(
         ("content", "reason"),
         [
-            (b"", "not a picture"),
+            (b"", "bad.jpg: the file is empty$"),
             (b"a letter to my aunt\n" * 50, "not a picture"),
             (b"8BPS\0\1" + bytes(100), "not one of JPEG, PNG"),
             (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not one of JPEG, PNG"),

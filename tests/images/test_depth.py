@@ -195,6 +195,7 @@ class TestReadRgb:
             (np.zeros((2, 9, 9), "u2"), {"photometric": "minisblack"}, "has 2 pages: save them"),
             (np.zeros((9, 9, 5), "u2"), {"photometric": "minisblack"}, "has 5 channels: save it"),
             (np.zeros((9, 9, 5), "u1"), {"photometric": "minisblack"}, "has 5 channels: save it"),
+            (np.zeros((9, 9, 5), "u1"), {"photometric": "separated"}, "has 5 channels: save it"),
             (np.zeros((9, 9), "c8"), {}, "are not supported"),
             (np.zeros((9, 9), "i1"), {}, "int8 values are not supported: save them with 16"),
         ],
@@ -218,6 +219,20 @@ class TestReadRgb:
         source = tiff(tmp_path / "in.tif", pixels, **options)
         expected = np.repeat(pixels[..., :1], 3, axis=2) if channels == 2 else pixels[..., :3]
         np.testing.assert_array_equal(read_rgb(source), expected)
+
+    @pytest.mark.parametrize("channels", [3, 4, 5])
+    def test_planes_of_eight_bits(self, tmp_path: Path, channels: int) -> None:
+        pixels = random_values((channels, 9, 8), np.uint8)
+        extra = [2, 0][: channels - 3]
+        options = {"photometric": "rgb", "extrasamples": extra, "planarconfig": "separate"}
+        source = tiff(tmp_path / "in.tif", pixels, **options)
+        np.testing.assert_array_equal(read_rgb(source), np.moveaxis(pixels[:3], 0, -1))
+
+    def test_white_as_0_beside_alpha(self, tmp_path: Path) -> None:
+        pixels = random_values((9, 8, 2), np.uint8)
+        options = {"photometric": "miniswhite", "extrasamples": [2], "planarconfig": "contig"}
+        source = tiff(tmp_path / "in.tif", pixels, **options)
+        np.testing.assert_array_equal(read_rgb(source)[..., 1], 255 - pixels[..., 0])
 
     def test_the_first_of_several_pages_of_eight_bits_is_read_as_before(
         self, tmp_path: Path
