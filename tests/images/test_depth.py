@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import tifffile
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageCms
 
 from raydae.images.denoise_file import denoise_file
 from raydae.images.depth import PixelsError, Scale, Stretches, denoise_values
@@ -121,6 +122,19 @@ class TestPng:
         with Image.open(tmp_path / "out.png") as image:
             assert image.info["Author"] == "someone"  # type: ignore[comparison-overlap,unused-ignore]
             assert image.info["dpi"] == pytest.approx((72.01, 72.01), abs=0.01)
+
+    def test_nothing_of_libpng_is_printed(self, tmp_path: Path) -> None:
+        """A profile that does not fit the colours makes it warn."""
+        profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+        chunk = (b"iCCP", b"x\0\0" + zlib.compress(profile))
+        png(tmp_path / "in.png", random_values((9, 8)), chunk)
+        code = (
+            "import sys, pathlib; from raydae.images.denoise_file import denoise_file\n"
+            "denoise_file(*map(pathlib.Path, sys.argv[1:]), lambda array: array)"
+        )
+        files = [str(tmp_path / name) for name in ("in.png", "out.png")]
+        done = subprocess.run([sys.executable, "-c", code, *files], capture_output=True, check=True)
+        assert (done.stdout, done.stderr) == (b"", b"")
 
     def test_a_transparent_colour_becomes_alpha(self, tmp_path: Path) -> None:
         pixels = np.array([[[1, 2, 3], [4, 5, 60000]]], np.uint16)
