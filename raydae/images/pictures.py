@@ -49,6 +49,12 @@ _WORKING_MODE = {
     **{"1": "L", "La": "LA", "PA": "RGBA", "P": "RGB"},
 }
 
+# Of formats with kinds that Pillow does not read: it says of these that they are no pictures.
+_SIGNATURES = (
+    *((b"\x89PNG\r\n\x1a\n", "PNG"), (b"\xff\xd8\xff", "JPEG")),
+    *((b"II*\0", "TIFF"), (b"MM\0*", "TIFF"), (b"II+\0", "TIFF"), (b"MM\0+", "TIFF")),
+)
+
 _STRIP_PIXELS = 2**20
 
 # Of pictures that are never read, beside raw photographs.
@@ -208,7 +214,12 @@ def _opened(stream: BinaryIO) -> Image.Image:
         raise PixelsError("the file is empty")
     depth = depth_of(head)
     stream.seek(0)
-    image = Image.open(stream, formats=formats())
+    try:
+        image = Image.open(stream, formats=formats())
+    except UnidentifiedImageError:
+        if (kind := next((name for b, name in _SIGNATURES if head.startswith(b)), None)) is None:
+            raise
+        raise PixelsError(f"is a {kind} that is damaged, or of a kind that is not read") from None
     key = image.info.get("transparency")
     if depth is not None and depth.bits < 8 and isinstance(key, int) and image.mode in ("1", "L"):
         image.info["transparency"] = scaled_key(key, depth.bits)
