@@ -12,7 +12,7 @@ from raydae.images import listing
 from raydae.images.config import DataConfig
 from raydae.images.listing import list_folder
 from raydae.images.pairs import match_folders
-from raydae.images.pictures import suffixes
+from raydae.images.pictures import suffixes, unreadable_suffixes
 from raydae.images.sources import evaluation_images, find_images
 from tests.conftest import draw_folder, draw_pairs
 
@@ -90,7 +90,7 @@ def test_a_format_whose_package_is_missing(
 
 
 def test_no_suffix_is_read_and_left_out() -> None:
-    unreadable = listing.unreadable_suffixes()
+    unreadable = unreadable_suffixes()
     assert not unreadable & suffixes()
     assert {".dng", ".nef", ".cr2", ".cr3", ".raf", ".psd"} <= unreadable
     assert all(re.fullmatch(r"\.[a-z0-9]+", suffix) for suffix in unreadable)
