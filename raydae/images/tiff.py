@@ -184,6 +184,8 @@ def check(plane: Plane, file_size: int, max_pixels: int) -> None:
         raise PixelsError(
             f"pixels of kind {_name(page.photometric)} are not supported: save as RGB"
         )
+    if page.planarconfig not in (1, _SEPARATE):  # its number has a wrong type
+        raise PixelsError("is damaged: it does not say whether channels lie in planes")
     least = {_RGB: 3, _CMYK: 4, _YCBCR: 3}.get(page.photometric, 1)
     if page.samplesperpixel < least:
         raise PixelsError(f"{_name(page.photometric)} with {page.samplesperpixel} channels")
