@@ -106,6 +106,12 @@ def print_some(console: Console, what: str, lines: Sequence[str], limit: int = 5
             console.print(f"  and {len(lines) - limit} more")
 
 
+def print_lines(console: Console, lines: Sequence[str]) -> None:
+    """Print lines that the user should see."""
+    for line in lines:
+        console.print(one_line(line), style="yellow", soft_wrap=True)
+
+
 def notice(console: Console, text: str) -> None:
     """Print something that must not be missed."""
     console.print(Panel(Text(text), border_style="bold yellow", title="NOTE", expand=False))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
-from raydae.app.console import counting, make_console, print_some
+from raydae.app.console import counting, make_console, print_lines, print_some
 from raydae.app.output_file import OutputFile
 from raydae.app.parsing import parse
 from raydae.app.tables import result_table, score_table, undefined_lines
@@ -24,6 +24,7 @@ from raydae.images.config import SOURCES, check_no_source, check_pairs, is_sourc
 from raydae.images.image_file import ImageFile
 from raydae.images.index import Index
 from raydae.images.listed import Listed
+from raydae.images.listing import Say
 from raydae.images.pairs import list_pairs, match_folders
 from raydae.images.scan import scan
 from raydae.images.sources import cluster_uri, evaluation_images, pairs_folder
@@ -95,8 +96,7 @@ def main(argv: Sequence[str]) -> int:
     if not args.summary:
         screen.print(score_table(tables.to_records(measured.scores)))
     screen.print(result_table(measured.rows))
-    for line in undefined_lines(measured.rows):
-        screen.print(line, style="yellow", soft_wrap=True)
+    print_lines(screen, [*undefined_lines(measured.rows), *measured.unread])
     screen.print(f"model: {measured.model}", soft_wrap=True)
     if measured.remark:
         screen.print(f"note: {measured.remark}", style="yellow")
@@ -127,6 +127,8 @@ class Measured:
     """What weakens the result, if anything does."""
     not_measured: list[str]
     """One line for each image that could not be measured."""
+    unread: list[str]
+    """Lines that count pictures of other formats."""
 
 
 def measure(args: Arguments, screen: Console) -> Measured:
@@ -156,10 +158,13 @@ def measure(args: Arguments, screen: Console) -> Measured:
 
     _, info = load_model(model, args.trust)
     images: Sequence[ImageFile]
+    unread: list[str] = []
     if paired:
-        name, images, unreadable = _find_pairs(args, screen)
+        name, images, unreadable = _find_pairs(args, screen, unread.append)
     else:
-        name, listed = evaluation_images(args.data, args.protocol, info.protocol, options)
+        name, listed = evaluation_images(
+            args.data, args.protocol, info.protocol, options, unread.append
+        )
         with counting(screen, "checking images") as progress:
             index = Index(args.data or cluster_uri() or "BSDS500")
             images, unreadable = scan(Listed.of(listed), progress, index=index)
@@ -184,7 +189,7 @@ def measure(args: Arguments, screen: Console) -> Measured:
     if not scores:
         raise UserError(f"none of the {len(images)} images could be measured: {failed[0]}")
     rows = tables.mean_rows(name, scores, remark)
-    return Measured(model, rows, scores, remark, [*unreadable, *failed])
+    return Measured(model, rows, scores, remark, [*unreadable, *failed], unread)
 
 
 def _noises(args: Arguments) -> list[EvaluationNoise]:
@@ -242,7 +247,9 @@ def _check_pair_flags(args: Arguments) -> bool:
     return True
 
 
-def _find_pairs(args: Arguments, screen: Console) -> tuple[str, Sequence[ImageFile], list[str]]:
+def _find_pairs(
+    args: Arguments, screen: Console, say: Say
+) -> tuple[str, Sequence[ImageFile], list[str]]:
     """Return the name of the pairs, an image for each noisy file, and a line on each other file.
 
     Raises:
@@ -250,11 +257,11 @@ def _find_pairs(args: Arguments, screen: Console) -> tuple[str, Sequence[ImageFi
     """
     if args.noisy is not None and args.clean is not None:
         name, place = Folder.of(args.noisy).name, f"{args.noisy} ({args.clean})"
-        pairs, alone = match_folders(args.noisy, args.clean)
+        pairs, alone = match_folders(args.noisy, args.clean, say)
     else:
         path = pairs_folder(args.data)
         name, place = Folder.of(path).name, f"{path} ({args.pairs})"
-        pairs, alone = list_pairs(path, args.pairs or "")
+        pairs, alone = list_pairs(path, args.pairs or "", say)
     with counting(screen, "checking pairs") as progress:
         files, left_out = scan(Listed.of(pairs), progress, index=Index(place))
     images = [

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 from rich.console import Console
 
-from raydae.app.console import counting, notice, print_some
+from raydae.app.console import counting, notice, print_lines, print_some
 from raydae.app.invocation import invocation
 from raydae.core.errors import UserError
 from raydae.images.changes import accept_changes, find_changes
@@ -99,11 +99,13 @@ def find_run_images(
         with counting(screen, "drawing images") as progress:
             return synthetic_set(progress)
 
+    unread: list[str] = []
     with counting(screen, "checking images") as progress:
-        sets = find_images(config.data, synthetic_fallback, progress, decode)
+        sets = find_images(config.data, synthetic_fallback, progress, decode, unread.append)
     pa.default_memory_pool().release_unused()  # 80 MB after 100,000 images
     Schedule.of(config, len(sets.train))  # refuses a batch larger than an epoch
     print_some(screen, "left out", sets.left_out, limit=10)
+    print_lines(screen, unread)
     if (report := store_report(config.data, sets.train)) is not None:
         screen.print(report, style="yellow", soft_wrap=True)
     return sets

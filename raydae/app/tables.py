@@ -10,6 +10,7 @@ from raydae.metrics import SSIM_WINDOW
 from raydae.noise.evaluation import HiddenPixels, PairNoise
 
 FORMATS = {"psnr": ".2f", "ssim": ".4f"}  # of metrics; others have four digits
+_NAME_WIDTH = 60  # longer names are cut, so that the numbers are not
 
 
 def score_table(scores: Sequence[dict[str, Any]]) -> Table:
@@ -20,7 +21,8 @@ def score_table(scores: Sequence[dict[str, Any]]) -> Table:
     noise = _noise_columns(scores)
     for heading in (*words, *noise, *map(_heading, columns)):
         justify: Literal["left", "right"] = "left" if heading in (*words, "noise") else "right"
-        table.add_column(heading, justify=justify, no_wrap=True)
+        width = _NAME_WIDTH if heading == "image" else None
+        table.add_column(heading, justify=justify, no_wrap=True, max_width=width)
     for line in scores:
         values = [_metric(line, column) for column in columns]
         table.add_row(

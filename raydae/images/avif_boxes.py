@@ -3,13 +3,15 @@
 from raydae.images.iso_boxes import Box, boxes_of, find_box
 
 _PROPERTIES = {b"clli": "content light level", b"mdcv": "mastering display", b"pasp": "aspect"}
+_UNSPECIFIED = b"\0\2\0\2"  # primaries and transfer function
 _ITEMS = {b"tmap": "gain map"}
 
 
 def restored(source: bytes, written: bytes) -> tuple[bytes, list[str]]:
     """Say in a file that Pillow wrote which primaries and transfer function its values have.
 
-    The matrix and the range are not changed: they are those that the file was encoded with.
+    The matrix and the range are not changed: they are those that the file was encoded with. If the
+    source does not say it, neither does the result.
 
     Args:
         source: The source.
@@ -20,10 +22,9 @@ def restored(source: bytes, written: bytes) -> tuple[bytes, list[str]]:
     """
     content = bytearray(written)
     colours = _nclx(source)
-    if colours:
-        value = source[colours[0].body + 4 : colours[0].body + 8]
-        for box in _nclx(written):
-            content[box.body + 4 : box.body + 8] = value
+    value = source[colours[0].body + 4 : colours[0].body + 8] if colours else _UNSPECIFIED
+    for box in _nclx(written):
+        content[box.body + 4 : box.body + 8] = value
     return bytes(content), _lost(source)
 
 

@@ -73,8 +73,7 @@ def denoise_tiff(
             try:
                 _denoise_array(array, plane, denoise, stretches)
             except PixelsError as error:
-                where = f"page {number} of {len(planes)}: " if len(planes) > 1 else ""
-                raise PictureError(f"{source}: {where}{error}") from error
+                raise PictureError(f"{source}: {_page(number, planes)}{error}") from error
             try:
                 write_plane(tiff, plane, array, space)
             except (ValueError, RuntimeError) as error:  # too large, or an encoder failed
@@ -85,6 +84,11 @@ def denoise_tiff(
     except PictureError as error:  # what the source calls pixels was something else
         raise PictureError(f"{source}: is damaged: the result could not be read") from error
     return size
+
+
+def _page(number: int, planes: list[Plane]) -> str:
+    """Return which page a message is about, if there are several."""
+    return f"page {number} of {len(planes)}: " if len(planes) > 1 else ""
 
 
 def _tell_gdal(target: Path) -> None:
@@ -105,8 +109,12 @@ def _check_all(source: Path, max_pixels: int, pages: bool) -> None:
         count = sum(not plane.copy for plane in planes)
         if count > 1 and not pages:
             raise PictureError(f"{source}: has {count} pages: --pages denoises each of them")
-        for plane in planes:
-            check(plane, size, max_pixels)
+        number = 0
+        try:
+            for number, plane in enumerate(planes, start=1):  # noqa: B007  # for the message
+                check(plane, size, max_pixels)
+        except PixelsError as error:
+            raise PixelsError(f"{_page(number, planes)}{error}") from error
         if not planes:
             raise ValueError("has no pages")
 

@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from urllib.parse import quote
 
 import numpy as np
@@ -13,25 +14,42 @@ from numpy.typing import NDArray
 from raydae.core.errors import UserError, first_line
 from raydae.core.storage import Folder
 from raydae.images.image_sets import SPLITS
+from raydae.images.inputs import describe_left_out
 from raydae.images.listed import Listed
-from raydae.images.pictures import suffixes
+from raydae.images.pictures import suffixes, unreadable_suffixes
 
 Listing = list[tuple[str, str]]
 """(URI, name) of images, not decoded yet. Names are relative to the folder or source."""
 
+Say = Callable[[str], None]
+"""Takes a line for the user."""
 
-def list_images(path: str) -> Listing:
+
+def silent(line: str) -> None:
+    """Say nothing."""
+
+
+def list_images(path: str, say: Say = silent) -> Listing:
     """Return (URI, name) of every image in a folder or URI and its sub-folders.
+
+    Args:
+        path: The folder or URI.
+        say: As in `list_folder`.
 
     Raises:
         UserError: There is no such folder, or it has no images.
     """
-    listed = list_folder(path)
+    listed = list_folder(path, say)
     return list(zip(listed.uris, listed.names, strict=True))
 
 
-def list_folder(path: str) -> Listed:
+def list_folder(path: str, say: Say = silent) -> Listed:
     """Return every image in a folder or URI and its sub-folders, with stamps if it is a URI.
+
+    Args:
+        path: The folder or URI.
+        say: Is called with a line that counts the pictures that cannot be read, by suffix, if there
+            are any.
 
     Raises:
         UserError: There is no such folder, or it has no images.
@@ -41,16 +59,22 @@ def list_folder(path: str) -> Listed:
         if folder.local is not None and not folder.local.is_dir():
             raise UserError(f"{path} is not a folder; give a folder or URI of images")
         stamps = None if folder.local is not None else folder.stamps(recursive=True)
-        names = [
+        visible = [
             name
             for name in (folder.files(recursive=True) if stamps is None else sorted(stamps))
-            if os.path.splitext(name)[1].lower() in suffixes()  # noqa: PTH122  # the same
-            and not (name.startswith(".") or "/." in name)
+            if not (name.startswith(".") or "/." in name)
         ]
     except OSError as error:
         raise UserError(f"{path} cannot be listed: {first_line(error)}") from None
+    kinds = [os.path.splitext(name)[1].lower() for name in visible]  # noqa: PTH122  # fast
+    readable, unreadable = suffixes(), unreadable_suffixes()
+    names = [name for name, kind in zip(visible, kinds, strict=True) if kind in readable]
+    left_out = describe_left_out(Counter(kind for kind in kinds if kind in unreadable))
     if not names:
-        raise UserError(f"{path} has no images ({' '.join(sorted(suffixes()))})")
+        others = f"; {left_out}" if left_out else ""
+        raise UserError(f"{path} has no images ({' '.join(sorted(readable))}){others}")
+    if left_out:
+        say(left_out)
     parts = [_in_utf8(folder.path_of(name), name) for name in names]
     known = None if stamps is None else [stamps[name] for name in names]
     uris, shown = zip(*parts, strict=True)

@@ -27,6 +27,7 @@ _RESTORE: dict[str, Callable[[bytes, bytes], tuple[bytes, list[str]]]] = {
     "WEBP": other_metadata.restored_webp,
     "PCX": other_metadata.restored_pcx,
     "PPM": other_metadata.restored_ppm,
+    "SGI": other_metadata.restored_sgi,
     "TGA": other_metadata.restored_tga,
 }
 """Each takes a source and what Pillow wrote; returns the file to write, and what is lost."""

@@ -1,10 +1,11 @@
-"""Metadata of formats that hold little: WebP, PCX, PPM, TGA."""
+"""Metadata of formats that hold little: WebP, PCX, PPM, SGI, TGA."""
 
 import struct
 
 _WEBP = {b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ICCP", b"EXIF", b"XMP "}  # written by Pillow
 _CREDENTIALS = b"C2PA"  # their hash is of the old pixels
 _PCX_RESOLUTION = slice(12, 16)
+_SGI_NAME = slice(24, 104)
 _TGA_FOOTER = 26
 _SPACES = (b" ", b"\t", b"\n", b"\v", b"\f", b"\r")
 _PPM_NUMBERS = {b"P1": 2, b"P4": 2, b"P2": 3, b"P3": 3, b"P5": 3, b"P6": 3}
@@ -30,6 +31,12 @@ def restored_pcx(source: bytes, written: bytes) -> tuple[bytes, list[str]]:
     """Return what Pillow wrote with the resolution of the source, and what is lost: nothing."""
     before, after = written[: _PCX_RESOLUTION.start], written[_PCX_RESOLUTION.stop :]
     return before + source[_PCX_RESOLUTION] + after, []
+
+
+def restored_sgi(source: bytes, written: bytes) -> tuple[bytes, list[str]]:
+    """Return what Pillow wrote with the name of the source, and what is lost: nothing."""
+    before, after = written[: _SGI_NAME.start], written[_SGI_NAME.stop :]
+    return before + source[_SGI_NAME] + after, []
 
 
 def restored_ppm(source: bytes, written: bytes) -> tuple[bytes, list[str]]:

@@ -24,15 +24,16 @@ from raydae.images.config import is_table
 from raydae.images.image_list import NAMES, is_list, read_list
 from raydae.images.image_sets import SPLITS
 from raydae.images.listed import Pair
-from raydae.images.listing import choose_splits, list_images
+from raydae.images.listing import Say, choose_splits, list_images, silent
 
 
-def list_pairs(path: str, pairs: str) -> tuple[list[Pair], list[str]]:
+def list_pairs(path: str, pairs: str, say: Say = silent) -> tuple[list[Pair], list[str]]:
     """Find the pairs in a folder.
 
     Args:
         path: Folder or URI of the images.
         pairs: How they are named, as `config.check_pairs` accepts it.
+        say: As in `list_folder`.
 
     Returns:
         The pairs, sorted by the clean name; and one line for each file that lacks its partner.
@@ -43,7 +44,7 @@ def list_pairs(path: str, pairs: str) -> tuple[list[Pair], list[str]]:
     """
     if is_list(path):
         return _list_rows(path, pairs), []
-    uris = {name: uri for uri, name in list_images(path)}
+    uris = {name: uri for uri, name in list_images(path, say)}
     splits: dict[str, str] = {}
     if is_table(pairs):
         rows, splits = _read_table(Folder.of(path), pairs)
@@ -75,13 +76,13 @@ def _list_rows(path: str, pairs: str) -> list[Pair]:
     return sorted(found, key=lambda pair: pair.clean[1])
 
 
-def match_folders(noisy: str, clean: str) -> tuple[list[Pair], list[str]]:
+def match_folders(noisy: str, clean: str, say: Say = silent) -> tuple[list[Pair], list[str]]:
     """Match two folders or URIs by relative names; see `list_pairs`.
 
     Raises:
         UserError: A folder cannot be read, or no file has a partner.
     """
-    noisy_uris, clean_uris = ({name: uri for uri, name in list_images(p)} for p in (noisy, clean))
+    noisy_uris, clean_uris = _uris(noisy, say), _uris(clean, say)
     alone = [
         *(
             f"{name}: it is in {noisy}, but not in {clean}"
@@ -96,6 +97,11 @@ def match_folders(noisy: str, clean: str) -> tuple[list[Pair], list[str]]:
     if not rows:
         raise UserError(f"{noisy} and {clean} have no picture of the same name; rename them")
     return _collect(rows, noisy_uris, clean_uris, {}), sorted(alone)
+
+
+def _uris(path: str, say: Say) -> dict[str, str]:
+    """Return the URI of each image in a folder or URI, by name."""
+    return {name: uri for uri, name in list_images(path, lambda line: say(f"{path}: {line}"))}
 
 
 def split_pairs(pairs: Sequence[Pair], path: str) -> tuple[dict[str, list[Pair]], list[str]]:

@@ -23,6 +23,7 @@ from raydae.images import libtiff, plugins, png16
 from raydae.images import tiff as tiffs
 from raydae.images.depth import PixelsError, to_8_bits
 from raydae.images.png_chunks import depth_of, scaled_key
+from raydae.images.raw_photographs import SUFFIXES as RAW_SUFFIXES
 from raydae.images.raw_photographs import refuse_raw
 
 MAX_PIXELS = 10**9
@@ -48,7 +49,16 @@ _WORKING_MODE = {
     **{"1": "L", "La": "LA", "PA": "RGBA", "P": "RGB"},
 }
 
+# Of formats with kinds that Pillow does not read: it says of these that they are no pictures.
+_SIGNATURES = (
+    *((b"\x89PNG\r\n\x1a\n", "PNG"), (b"\xff\xd8\xff", "JPEG")),
+    *((b"II*\0", "TIFF"), (b"MM\0*", "TIFF"), (b"II+\0", "TIFF"), (b"MM\0+", "TIFF")),
+)
+
 _STRIP_PIXELS = 2**20
+
+# Of pictures that are never read, beside raw photographs.
+_OTHER_SUFFIXES = {".psd", ".psb", ".xcf", ".exr"}
 
 Index = EllipsisType | tuple[EllipsisType, int | slice]
 """An index that selects channels, such as ``np.s_[..., :3]``."""
@@ -143,6 +153,12 @@ def suffixes() -> set[str]:
     return {suffix for suffix, name in Image.registered_extensions().items() if name in known}
 
 
+@functools.cache
+def unreadable_suffixes() -> set[str]:
+    """Return the suffixes of pictures that are not read here, in lower case and with the dot."""
+    return {*RAW_SUFFIXES, *plugins.SUFFIXES, *_OTHER_SUFFIXES} - suffixes()
+
+
 @contextlib.contextmanager
 def open_picture(source: Path | BinaryIO, max_pixels: int) -> Iterator[Image.Image]:
     """Open a picture without decoding it.
@@ -193,9 +209,17 @@ def _opened(stream: BinaryIO) -> Image.Image:
 
     Pillow scales grey of 1, 2 and 4 bits to 8, but not the transparent colour.
     """
-    depth = depth_of(stream.read(26))
+    head = stream.read(26)
+    if not head:
+        raise PixelsError("the file is empty")
+    depth = depth_of(head)
     stream.seek(0)
-    image = Image.open(stream, formats=formats())
+    try:
+        image = Image.open(stream, formats=formats())
+    except UnidentifiedImageError:
+        if (kind := next((name for b, name in _SIGNATURES if head.startswith(b)), None)) is None:
+            raise
+        raise PixelsError(f"is a {kind} that is damaged, or of a kind that is not read") from None
     key = image.info.get("transparency")
     if depth is not None and depth.bits < 8 and isinstance(key, int) and image.mode in ("1", "L"):
         image.info["transparency"] = scaled_key(key, depth.bits)

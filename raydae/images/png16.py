@@ -3,6 +3,7 @@
 imagecodecs (libpng) decodes and encodes the pixels. All other chunks are copied from the source.
 """
 
+import logging
 import struct
 from typing import BinaryIO, NamedTuple
 
@@ -11,6 +12,9 @@ from numpy.typing import NDArray
 
 from raydae.images.depth import PixelsError
 from raydae.images.png_chunks import chunks, depth_of, kept_chunks, with_chunks
+
+# libpng's warnings are about chunks that are not decoded here, and about interlacing.
+logging.getLogger("imagecodecs").addHandler(logging.NullHandler())
 
 _CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # of each colour type: grey, RGB, grey with alpha, RGBA
 

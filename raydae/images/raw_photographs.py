@@ -24,6 +24,8 @@ _BEGINNINGS = [
     *((4, b"\x10\0\0\0CR\2", "CR2"), (0, b"FUJIFILMCCD-RAW", "RAF"), (0, b"FOVb", "X3F")),
     *((6, b"HEAPCCDR", "CRW"), (4, b"ftypcrx ", "CR3"), (0, b"\0MRM", "MRW")),
 ]
+SUFFIXES = {f".{name}" for name in (*_SUFFIXES, "raf", "x3f", "crw", "cr3", "mrw")}
+"""The suffixes of all raw formats that are told here."""
 _PHASE_ONE = re.compile(rb"IIII.waR|MMMM.Raw|IIIITwaR|MMMMRawT", re.DOTALL)  # at byte 8
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _CFA, _LINEAR_RAW = 32803, 34892  # photometric interpretations

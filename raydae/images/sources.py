@@ -26,10 +26,12 @@ from raydae.images.index import Index
 from raydae.images.listed import Listed, Pair
 from raydae.images.listing import (
     Listing,
+    Say,
     by_folder,
     first_folders,
     list_folder,
     list_images,
+    silent,
     split_among,
     split_by_folder,
     split_images,
@@ -47,6 +49,7 @@ def find_images(
     synthetic_fallback: Callable[[str], Path] | None = None,
     progress: Callable[[int, int], None] | None = None,
     decoder: Decoder | None = None,
+    say: Say = silent,
 ) -> ImageSets:
     """Find the images of a configuration, make a record of each, and split them.
 
@@ -60,6 +63,7 @@ def find_images(
             cannot be downloaded. Returns the folder of the synthetic set. None: raise an error.
         progress: Called with (images decoded, images to decode).
         decoder: Decodes what the index lacks. None: threads of this process.
+        say: Is called with a line on pictures that are not listed because they cannot be read.
 
     Raises:
         UserError: The images cannot be listed, a set is empty, or training images are smaller than
@@ -69,11 +73,11 @@ def find_images(
         scan, progress=progress, keep_for=functools.partial(Filler.of, config), decoder=decoder
     )
     if config.pairs is not None:
-        source, listed, alone = _list_pairs(config, config.pairs)
+        source, listed, alone = _list_pairs(config, config.pairs, say)
         files, left_out = find(listed.where(listed.splits != ""), index=Index(source))
         left_out = [*alone, *left_out]
     else:
-        source, listed = _list_images(config, synthetic_fallback)
+        source, listed = _list_images(config, synthetic_fallback, say)
         index = Index(config.path or cluster_uri() or "BSDS500")
         files, left_out = find(split_images(listed), index=index)
         # Split once more, so that a set does not lack its images because they cannot be read.
@@ -111,10 +115,10 @@ def pairs_folder(path: str | None) -> str:
     return path
 
 
-def _list_pairs(config: DataConfig, pairs: str) -> tuple[str, Listed, list[str]]:
+def _list_pairs(config: DataConfig, pairs: str, say: Say) -> tuple[str, Listed, list[str]]:
     """Return the name of pairs, the pairs with their splits, and a line for each that is unused."""
     path = pairs_folder(config.path)
-    listed, alone = list_pairs(path, pairs)
+    listed, alone = list_pairs(path, pairs, say)
     parts, unsplit = split_pairs(listed, path)
     ordered = [replace(pair, split=split) for split in SPLITS for pair in parts[split]]
     used = {pair.clean for pair in ordered}
@@ -127,6 +131,7 @@ def evaluation_images(
     protocol: Protocol | None,
     trained_by: Protocol = "bsds500",
     options: Mapping[str, Any] | None = None,
+    say: Say = silent,
 ) -> tuple[str, Listing]:
     """Return the name of a test set, and (URI, name) of its images.
 
@@ -137,6 +142,7 @@ def evaluation_images(
         protocol: The protocol that defines the test images of BSDS500. None: `trained_by`.
         trained_by: The protocol that the model was trained by.
         options: The options of a data source.
+        say: As in `find_images`.
 
     Raises:
         UserError: There is no such folder, it has no images, or a protocol is given for images
@@ -163,7 +169,7 @@ def evaluation_images(
     assert path is not None
     _refuse_protocol(protocol is not None, protocol, path)
     if not is_source(path) and not is_list(path):
-        return Folder.of(path).name, list_images(path)
+        return Folder.of(path).name, list_images(path, say)
     listed = list_table(path) if is_list(path) else list_source(path, options or {})
     return path, [pair.clean for pair in listed if pair.split == "test" or listed.unsplit]
 
@@ -207,7 +213,7 @@ def synthetic_set(progress: Callable[[int, int], None] | None = None) -> Path:
 
 
 def _list_images(
-    config: DataConfig, synthetic_fallback: Callable[[str], Path] | None
+    config: DataConfig, synthetic_fallback: Callable[[str], Path] | None, say: Say
 ) -> tuple[str, Listed]:
     """Return a name for the images of a configuration, and the images, with splits if given."""
     path = config.path or cluster_uri()
@@ -234,7 +240,7 @@ def _list_images(
             raise bsds500.incomplete(copy)
         path, label = str(copy.folder), str(copy)
     _refuse_protocol(config.protocol != "bsds500", config.protocol, path)
-    listed = list_folder(path)
+    listed = list_folder(path, say)
     folders = set(first_folders(listed))
     present = [split for split in SPLITS if split in folders]
     if len(present) == 2:

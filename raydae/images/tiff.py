@@ -7,6 +7,7 @@ or a part of the first page's data.
 
 import contextlib
 import logging
+import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _GREY, _RGB, _CMYK, _YCBCR, _LAB = (0, 1), 2, 5, 6, 8  # photometric interpretations
+_SEPARATE = 2  # planar configuration: one plane for each channel
 _ALPHA = (1, 2)  # extra samples that are alpha, premultiplied or not
 _MAX_SAMPLES = 4  # times the pixels allowed
 
@@ -88,8 +90,9 @@ def is_beyond_pillow(stream: BinaryIO, first_page_only: bool = False) -> bool:
         with open_tiff(stream) as tiff:
             page = tiff.pages.first
             if first_page_only and page.bitspersample <= 8:
-                is_signed = page.sampleformat == 2
-                return is_signed or (page.photometric in _GREY and not _is_plain(page))
+                if page.photometric == _RGB and page.sampleformat != 2:  # Pillow drops the others
+                    return page.planarconfig == _SEPARATE and page.samplesperpixel > 3
+                return page.sampleformat == 2 or not _is_plain(page)
             if len(tiff.pages) > 1 or _count(tiff) > 1 or not _is_plain(page):
                 return True
             return not first_page_only and _can_be_copied(tiff, stream)
@@ -106,7 +109,7 @@ def _is_plain(page: "TiffPage") -> bool:
     extra = page.samplesperpixel - colours
     if bits == 16:
         return page.photometric == 1 and extra == 0
-    alphas = (*_ALPHA, 999) if colours in (1, 3) else ()
+    alphas = (*_ALPHA, 999) if colours in (1, 3) and page.photometric != 0 else ()
     alpha = extra == 1 and (page.extrasamples or (999,))[0] in alphas
     return bits <= 8 and (extra == 0 or alpha)
 
@@ -171,8 +174,9 @@ def check(plane: Plane, file_size: int, max_pixels: int) -> None:
         raise PixelsError("volumes in one page are not supported: save one page for each plane")
     dtype = page.dtype
     if dtype is None or dtype.kind not in "iuf" or dtype.itemsize * 8 != page.bitspersample:
+        kind = "" if page.sampleformat == 1 else f" ({_name(page.sampleformat)})"
         raise PixelsError(
-            f"{page.bitspersample} bits a channel ({_name(page.sampleformat)}) are not supported: "
+            f"{page.bitspersample} bits a channel{kind} are not supported: "
             "save 8, 16 or 32 bits, or floating point"
         )
     is_jpeg = page.photometric == _YCBCR and page.compression == 7  # is decoded as RGB
@@ -180,6 +184,8 @@ def check(plane: Plane, file_size: int, max_pixels: int) -> None:
         raise PixelsError(
             f"pixels of kind {_name(page.photometric)} are not supported: save as RGB"
         )
+    if page.planarconfig not in (1, _SEPARATE):  # its number has a wrong type
+        raise PixelsError("is damaged: it does not say whether channels lie in planes")
     least = {_RGB: 3, _CMYK: 4, _YCBCR: 3}.get(page.photometric, 1)
     if page.samplesperpixel < least:
         raise PixelsError(f"{_name(page.photometric)} with {page.samplesperpixel} channels")
@@ -187,6 +193,7 @@ def check(plane: Plane, file_size: int, max_pixels: int) -> None:
     if plane.index:
         ends = [plane.offset + int(page.nbytes)]
     is_short = page.compression == 1 and sum(page.databytecounts) < page.nbytes
+    is_short |= page.compression != 1 and len(page.dataoffsets) < math.prod(page.chunked)
     if not ends or is_short or min(page.databytecounts) <= 0 or max(ends) > file_size:
         raise PixelsError("the file is truncated, or parts of its pixels are missing")
 

@@ -36,9 +36,13 @@ def psnr_by_hand(number: int) -> float:
 def test_a_run_on_pairs_and_its_model_on_others(pairs: Path, tmp_path: Path) -> None:
     """Trains, tests with the pairs' own noise, and measures the model on other pairs."""
     shutil.copy(pairs / "noisy" / "000.png", pairs / "noisy" / "alone.png")
+    (pairs / "raw.dng").touch()
     words = ["--storage", tmp_path, "--name", "mine", "--data", pairs, *SMALL_RUN]
     output = finish(job("train", *words))
-    assert "left out: 1\n  noisy/alone.png: there is no clean clean/alone.png" in output
+    assert (
+        "left out: 1\n  noisy/alone.png: there is no clean clean/alone.png\nleft out: 1 .dng\n"
+        in output
+    )
     assert f"dae on 8 images of {pairs} ({PAIRS}), pairs, 1 " in output
     results = json.loads((tmp_path / "mine" / "results.json").read_text())
     (row,) = results["results"]
@@ -64,6 +68,7 @@ def test_a_run_on_pairs_and_its_model_on_others(pairs: Path, tmp_path: Path) -> 
             Image.fromarray(picture(number)).save(others / f"{number}" / f"{name}.png")
     Image.fromarray(draw_noisy(21)[:, ::-1]).save(others / "21" / "real2.png")
     Image.fromarray(draw_noisy(21)[1:]).save(others / "21" / "real3.png")
+    (others / "real.nef").touch()
     output = finish(
         job(
             *("evaluate", "--model", model, "--data", others, "--pairs", "*/real*.png=*/mean.png"),
@@ -71,6 +76,7 @@ def test_a_run_on_pairs_and_its_model_on_others(pairs: Path, tmp_path: Path) -> 
         ),
         1,
     )
+    assert "left out: 1 .nef\n" in output
     assert "not measured: 1\n  21/real3.png: its size is 64x47, not 64x48 as that of" in output
     with (tmp_path / "scores.csv").open() as file:
         rows = {row["image"]: row for row in csv.DictReader(file)}

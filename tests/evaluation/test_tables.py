@@ -1,7 +1,10 @@
 import dataclasses
+import io
 import math
 
-from raydae.app.tables import undefined_lines
+from rich.console import Console
+
+from raydae.app.tables import score_table, undefined_lines
 from raydae.evaluation.scoring import Score
 from raydae.evaluation.tables import mean_rows, to_csv, to_records
 
@@ -63,6 +66,15 @@ def test_a_line_says_which_images_a_mean_leaves_out() -> None:
         "SSIM is not defined for 1 of 3 images: smaller than its window of 11x11; its means leave "
         "them out"
     ]
+
+
+def test_a_long_name_leaves_room_for_the_numbers() -> None:
+    text = io.StringIO()
+    scores = [dataclasses.replace(SCORE, image="n" * 251)]
+    Console(file=text, width=120).print(score_table(to_records(scores)))
+    words = text.getvalue().splitlines()[1].split()
+    assert words[0].startswith("nnnn")
+    assert words[1:] == ["unet", "25", "20.00", "30.00", "0.4000", "0.8000"]
 
 
 def test_csv_has_a_line_for_each_image() -> None:

@@ -21,9 +21,12 @@ class TestFailures:
     @pytest.mark.parametrize(
         ("content", "reason"),
         [
-            (b"", "not a picture"),
+            (b"", "bad.jpg: the file is empty$"),
             (b"a letter to my aunt\n" * 50, "not a picture"),
             (b"8BPS\0\1" + bytes(100), "not one of JPEG, PNG"),
+            (png_claiming(4, 4)[:29] + b"sums", "bad.jpg: is a PNG that is damaged, or of a kind"),
+            (b"\xff\xd8\xff" + bytes(100), "bad.jpg: is a JPEG that is damaged, or of a kind"),
+            (b"II*\0\x08\0\0\0" + bytes(9), "bad.jpg: is a TIFF that is damaged, or of a kind"),
             (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not one of JPEG, PNG"),
             (png_claiming(4, 4), "cannot be read: "),
             (png_claiming(40_000, 30_000), "more than 1000000000 pixels"),

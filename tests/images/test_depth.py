@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import tifffile
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageCms
 
 from raydae.images.denoise_file import denoise_file
 from raydae.images.depth import PixelsError, Scale, Stretches, denoise_values
@@ -122,6 +123,19 @@ class TestPng:
             assert image.info["Author"] == "someone"  # type: ignore[comparison-overlap,unused-ignore]
             assert image.info["dpi"] == pytest.approx((72.01, 72.01), abs=0.01)
 
+    def test_nothing_of_libpng_is_printed(self, tmp_path: Path) -> None:
+        """A profile that does not fit the colours makes it warn."""
+        profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+        chunk = (b"iCCP", b"x\0\0" + zlib.compress(profile))
+        png(tmp_path / "in.png", random_values((9, 8)), chunk)
+        code = (
+            "import sys, pathlib; from raydae.images.denoise_file import denoise_file\n"
+            "denoise_file(*map(pathlib.Path, sys.argv[1:]), lambda array: array)"
+        )
+        files = [str(tmp_path / name) for name in ("in.png", "out.png")]
+        done = subprocess.run([sys.executable, "-c", code, *files], capture_output=True, check=True)
+        assert (done.stdout, done.stderr) == (b"", b"")
+
     def test_a_transparent_colour_becomes_alpha(self, tmp_path: Path) -> None:
         pixels = np.array([[[1, 2, 3], [4, 5, 60000]]], np.uint16)
         source = png(tmp_path / "in.png", pixels, (b"tRNS", b"\0\1\0\2\0\3"))
@@ -195,6 +209,7 @@ class TestReadRgb:
             (np.zeros((2, 9, 9), "u2"), {"photometric": "minisblack"}, "has 2 pages: save them"),
             (np.zeros((9, 9, 5), "u2"), {"photometric": "minisblack"}, "has 5 channels: save it"),
             (np.zeros((9, 9, 5), "u1"), {"photometric": "minisblack"}, "has 5 channels: save it"),
+            (np.zeros((9, 9, 5), "u1"), {"photometric": "separated"}, "has 5 channels: save it"),
             (np.zeros((9, 9), "c8"), {}, "are not supported"),
             (np.zeros((9, 9), "i1"), {}, "int8 values are not supported: save them with 16"),
         ],
@@ -218,6 +233,20 @@ class TestReadRgb:
         source = tiff(tmp_path / "in.tif", pixels, **options)
         expected = np.repeat(pixels[..., :1], 3, axis=2) if channels == 2 else pixels[..., :3]
         np.testing.assert_array_equal(read_rgb(source), expected)
+
+    @pytest.mark.parametrize("channels", [3, 4, 5])
+    def test_planes_of_eight_bits(self, tmp_path: Path, channels: int) -> None:
+        pixels = random_values((channels, 9, 8), np.uint8)
+        extra = [2, 0][: channels - 3]
+        options = {"photometric": "rgb", "extrasamples": extra, "planarconfig": "separate"}
+        source = tiff(tmp_path / "in.tif", pixels, **options)
+        np.testing.assert_array_equal(read_rgb(source), np.moveaxis(pixels[:3], 0, -1))
+
+    def test_white_as_0_beside_alpha(self, tmp_path: Path) -> None:
+        pixels = random_values((9, 8, 2), np.uint8)
+        options = {"photometric": "miniswhite", "extrasamples": [2], "planarconfig": "contig"}
+        source = tiff(tmp_path / "in.tif", pixels, **options)
+        np.testing.assert_array_equal(read_rgb(source)[..., 1], 255 - pixels[..., 0])
 
     def test_the_first_of_several_pages_of_eight_bits_is_read_as_before(
         self, tmp_path: Path

@@ -181,6 +181,14 @@ class TestAvif:
         if mode == "RGB":
             assert np.abs(np.asarray(after, int) - expected).mean() < 2
 
+    def test_colours_that_are_not_told_are_not_invented(self, tmp_path: Path) -> None:
+        source = saved(smooth(), tmp_path / "in.avif", "AVIF")
+        source.write_bytes(source.read_bytes().replace(b"colrnclx", b"freenclx"))
+        target, lines = denoised(source)
+        at = target.read_bytes().find(b"colrnclx")
+        assert struct.unpack_from(">HH", target.read_bytes(), at + 8) == (2, 2), "unspecified"
+        assert lines == []
+
     def test_grey_with_alpha_stays_grey(self, tmp_path: Path) -> None:
         image = smooth("LA")
         image.putalpha(90)
@@ -254,6 +262,16 @@ class TestOthers:
         before, after = opened(source).info, opened(denoised(source)[0]).info
         keys = [*options, "dpi"] if file_format in ("PCX", "BMP") else list(options)
         assert {key: after[key] for key in keys} == {key: before[key] for key in keys}
+
+    @pytest.mark.parametrize("mode", ["L", "RGBA"])
+    def test_the_name_of_an_sgi_picture(self, tmp_path: Path, mode: str) -> None:
+        source = saved(picture(mode), tmp_path / "in.sgi", "SGI")
+        data = bytearray(source.read_bytes())
+        data[24:104] = b"a street at night".ljust(80, b"\0")
+        source.write_bytes(data)
+        target, lines = denoised(source)
+        assert target.read_bytes()[24:104] == data[24:104]
+        assert lines == []
 
     @pytest.mark.parametrize("mode", ["L", "RGB"])
     @pytest.mark.parametrize("size", [108, 124])

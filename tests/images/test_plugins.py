@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
@@ -11,6 +12,7 @@ from PIL import Image, ImageCms
 from raydae.images import plugins
 from raydae.images.denoise_file import denoise_file
 from raydae.images.pictures import PictureError, formats, read_rgb, suffixes
+from raydae.images.stored_bits import stored_bits
 from tests.images.sample_pictures import identity, inverted, saved, smooth
 
 pytest.importorskip("pillow_heif")
@@ -89,6 +91,25 @@ def test_what_the_jpeg_xl_writer_cannot_keep(
     monkeypatch.setattr(plugins, "_srgb_of_jxl", lambda mode: b"another")
     with pytest.raises(PictureError, match="its colour profile is not sRGB"):
         denoise_file(source, tmp_path / "out", identity)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "options", "bits"),
+    [
+        (np.uint8, {}, 8),
+        (np.uint16, {}, 16),
+        (np.uint16, {"bitspersample": 10, "usecontainer": True}, 10),
+        (np.uint16, {"bitspersample": 12}, 12),
+        (np.float32, {}, 32),
+    ],
+)
+@pytest.mark.parametrize("size", [(8, 16), (9, 700)])
+def test_bits_of_a_jpeg_xl(
+    tmp_path: Path, dtype: Any, options: dict[str, Any], bits: int, size: tuple[int, int]
+) -> None:
+    pixels = np.zeros((*size, 3), dtype)
+    (tmp_path / "in.jxl").write_bytes(imagecodecs.jpegxl_encode(pixels, lossless=True, **options))
+    assert stored_bits(tmp_path / "in.jxl", "JXL") == bits
 
 
 def test_training_images(tmp_path: Path) -> None:
