@@ -7,9 +7,13 @@ stream of its own and nothing hands samples out.
 Ray Data needs about 1.5 ms to plan a block before it makes the first one: 15 s for the 10,000
 blocks of a long run. The stream is therefore divided into segments of 256 blocks, and the next
 segment is started before the current one ends.
+
+Ray Data's loop runs in a thread of the worker. While the stream is far enough ahead, it has nothing
+to wait for, and would take a core from the training; so the time from step to step has a minimum.
 """
 
 import functools
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice
@@ -30,6 +34,7 @@ BLOCK_BYTES = 36 * 2**20  # 1024 patches of 64x64; a block of larger patches has
 SEGMENT_BLOCKS = 256
 AHEAD_BLOCKS = 4  # for each task that makes blocks: more would only take CPU from the training
 START_NEXT_AT = 192  # the block of a segment at which the next segment is started
+STEP_S = 0.05  # at least, from step to step of Ray Data's loop; a step handles any number of blocks
 
 Columns = dict[str, NDArray[Any]]
 
@@ -96,8 +101,29 @@ def _dataset(
     context.target_max_block_size = None  # never cut or join blocks
     context.execution_options = ExecutionOptions(preserve_order=True, resource_limits=limits)
     context.enable_progress_bars = False
+    context.custom_execution_callback_classes = [_SlowLoop]
     context.raise_original_map_exception = True  # otherwise the error of a task is not shown
     return dataset
+
+
+class _SlowLoop:
+    """Gives the steps of Ray Data's loop a minimum of time: an `ExecutionCallback` of Ray Data.
+
+    While the stream is far enough ahead, the loop has nothing to wait for.
+    """
+
+    def __init__(self) -> None:
+        self._began = 0.0
+
+    def before_execution_starts(self, executor: object) -> None: ...
+
+    def on_execution_step(self, executor: object) -> None:
+        time.sleep(max(self._began + STEP_S - time.monotonic(), 0))
+        self._began = time.monotonic()
+
+    def after_execution_succeeds(self, executor: object) -> None: ...
+
+    def after_execution_fails(self, executor: object, error: Exception) -> None: ...
 
 
 def _limits(workers: int, train_cpus: int) -> ExecutionResources:

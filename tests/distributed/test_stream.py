@@ -1,7 +1,9 @@
 """The stream as Ray Train's workers get it, for several numbers of them."""
 
+import collections
 import dataclasses
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,3 +145,18 @@ def test_killed_tasks_are_done_again(stream: Stream, monkeypatch: pytest.MonkeyP
             killed += bool(tasks)
     assert indices == list(range(schedule.steps * 8))
     assert killed == 3
+
+
+def test_a_stream_that_is_ahead_leaves_the_cores_to_the_training(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray Data's loop alone would take a core."""
+    monkeypatch.setattr("raydae.distributed.stream.BLOCK_BYTES", 2**18)
+    schedule = dataclasses.replace(stream.schedule, epochs=300)
+    (shards,) = dataclasses.replace(stream, schedule=schedule).shards(1)
+    next(shards)
+    time.sleep(4)  # until as many blocks are made as may be
+    wall, used = time.monotonic(), time.process_time()
+    time.sleep(4)
+    assert (time.process_time() - used) / (time.monotonic() - wall) < 0.3
+    collections.deque(shards, 0)  # to the end, so that Ray Data's threads end
