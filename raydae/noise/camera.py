@@ -11,8 +11,8 @@ and without JPEG, so it learns to remove noise, and not to demosaic or to sharpe
     3  sensor          a Bayer mosaic of random phase; noise of variance shot * x + read, where read
                        lies along the line that Brooks et al. fitted to measured cameras
     4  converter       demosaicing, colour, tone curve
-    5  camera JPEG     noise reduction, which smooths the noise alone: a little in luma, so much in
-                       chroma that coarse blotches are left; sharpening; 8 bits; JPEG
+    5  camera JPEG     noise reduction, which smooths the noise alone: a little in luma, much in
+                       chroma; sharpening; 8 bits; JPEG
 """
 
 import functools
@@ -74,17 +74,17 @@ class Camera(BatchNoise):
     True
     """
 
-    shot: str = "0.00008:0.005"
+    shot: str = "0.00005:0.01"
     """Shot noise: variance at white, log-uniform."""
     mosaic: float = 0.8
     """Share of colour patches with a Bayer mosaic."""
-    clean: float = 0.05
+    clean: float = 0.1
     """Share of patches without noise and JPEG."""
     grey: float = 0.1
     """Share of patches in black and white."""
     soft: float = 0.85
     """Share of patches with soft detail."""
-    smooth: float = 0.9
+    smooth: float = 0.85
     """Share with the camera's noise reduction."""
     sharpen: float = 0.5
     """Share with sharpening."""
@@ -126,13 +126,13 @@ class Camera(BatchNoise):
             "mosaicked": next(u) < self.mosaic and not is_grey,
             "top": phase // 2,
             "left": phase % 2,
-            "lens_blur": Uniform(0.4, 1.6)(next(u)) * is_soft,
+            "lens_blur": Uniform(0.5, 3)(next(u)) * is_soft,
             "gamma": Uniform(1.8, 2.5)(next(u)),
             "toe": LogUniform(0.002, 0.02)(next(u)),
             "contrast": next(u),
-            "luma_blur": Uniform(0.4, 1.1)(next(u)) * is_smooth,
-            "chroma_blur": LogUniform(1.5, 5)(next(u)) * is_smooth,
-            "chroma": LogUniform(0.3, 2.5)(next(u)) if is_smooth else 1,
+            "luma_blur": Uniform(0.3, 1.1)(next(u)) * is_smooth,
+            "chroma_blur": Uniform(1.2, 4)(next(u)) * is_smooth,
+            "chroma": Uniform(0.2, 1)(next(u)) if is_smooth else 1,
             "coarse": Uniform(0, 1.5)(next(u)) * is_smooth,
             "sharpening": next(u) * is_sharp,
             "radius": Uniform(0.6, 1.4)(next(u)),
