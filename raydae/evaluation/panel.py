@@ -95,10 +95,8 @@ def _row(
     cells = [to_uint8(noisy), *(to_uint8(denoise(noisy)) for _, denoise in denoisers)]
     row = list(zip(["noisy", *(label for label, _ in denoisers)], cells, strict=True))
     if clean is not None:
-        scored: list[NDArray[Any]] = [
-            noisy * 255,
-            *cells[1:],
-        ]  # the noisy image is not clipped, as everywhere
+        # The noisy image is scored before it is clipped, as everywhere.
+        scored: list[NDArray[Any]] = [noisy * 255, *cells[1:]]
         row = [
             (f"{label}  {psnr(clean, image):.2f} dB", cell)
             for (label, cell), image in zip(row, scored, strict=True)

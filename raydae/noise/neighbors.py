@@ -1,8 +1,8 @@
 """Two pictures from one noisy picture: neighbouring pixels, drawn from each cell of 2x2.
 
 Neighbor2Neighbor (Huang et al., CVPR 2021) trains on these two, because their noise is independent
-and what they show is nearly the same. Everything here is numpy; the loss is in
-`training/neighbor2neighbor.py`.
+and what they show is nearly the same. The choices are drawn here, by numpy;
+`training/neighbor2neighbor.py` makes the two pictures, on the device, and the loss.
 """
 
 import numpy as np
@@ -28,20 +28,3 @@ def draw_choices(rng: np.random.Generator, height: int, width: int) -> NDArray[n
     numbers = words.astype("<u8", copy=False).view(np.uint8)[: rows * columns]
     choices: NDArray[np.uint8] = (numbers % len(CHOICES)).reshape(rows, columns)
     return choices
-
-
-def split(
-    image: NDArray[np.uint8], choices: NDArray[np.uint8]
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Return the two pictures of half the height and width that the choices make of one.
-
-    Args:
-        image: uint8 HxWx3; an odd last row or column is left out.
-        choices: of `draw_choices`.
-    """
-    rows, columns = choices.shape
-    cells = image[: 2 * rows, : 2 * columns].reshape(rows, 2, columns, 2, 3)
-    cells = cells.transpose(0, 2, 1, 3, 4).reshape(rows, columns, 4, 3)
-    row, column = np.ogrid[:rows, :columns]
-    first, second = np.moveaxis(CHOICES[choices], 2, 0)
-    return cells[row, column, first], cells[row, column, second]

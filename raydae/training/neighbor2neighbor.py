@@ -14,11 +14,11 @@ from raydae.noise.neighbors import CHOICES
 
 
 def split_batch(images: Tensor, choices: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the two pictures of each picture, as `neighbors.split`.
+    """Return the two pictures of half the size that the choices make of each picture.
 
     Args:
         images: (n, c, h, w), h and w even.
-        choices: uint8 (n, h / 2, w / 2).
+        choices: uint8 (n, h / 2, w / 2), as `neighbors.draw_choices` draws them.
 
     Returns:
         Two batches (n, c, h / 2, w / 2), channels last in memory.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from raydae.core.random_numbers import SAMPLE, generator
 from raydae.noise.evaluation import HiddenPixels
-from raydae.noise.neighbors import CHOICES, draw_choices, split
+from raydae.noise.neighbors import CHOICES, draw_choices
 from raydae.training.losses import LOSSES
 from raydae.training.neighbor2neighbor import neighbor_loss, split_batch
 
@@ -25,12 +25,16 @@ def test_the_two_pixels_of_a_cell_touch_and_all_choices_occur() -> None:
     assert choices.shape == (32, 40)
     counts = np.bincount(choices.ravel(), minlength=len(CHOICES))
     assert counts.min() > 0.7 * counts.mean()
-    first, second = (half.astype(int) for half in split(numbered(64, 80), choices))
+    batch = torch.from_numpy(numbered(64, 80).astype(np.float32)).permute(2, 0, 1)[None]
+    halves = split_batch(batch, torch.from_numpy(choices[np.newaxis]))
+    first, second = (half[0].permute(1, 2, 0).numpy().astype(int) for half in halves)
     distance = np.abs(first - second)[..., :2].sum(axis=-1)
     assert (distance == 1).all()
     cell = np.mgrid[:32, :40].transpose(1, 2, 0)
-    for half in (first, second):
+    for which, half in enumerate((first, second)):
         np.testing.assert_array_equal(half[..., :2] // 2, cell)
+        place = 2 * (half[..., 0] % 2) + half[..., 1] % 2
+        np.testing.assert_array_equal(place, CHOICES[choices][..., which])
 
 
 def test_choices_depend_on_the_generator_alone() -> None:
@@ -39,20 +43,16 @@ def test_choices_depend_on_the_generator_alone() -> None:
     assert (draw_choices(generator(0, SAMPLE, 8), 32, 32) != first).any()
 
 
-def test_odd_rows_and_columns_are_left_out() -> None:
-    choices = draw_choices(generator(0, SAMPLE, 0), 17, 33)
-    first, second = split(numbered(17, 33), choices)
-    assert first.shape == second.shape == (8, 16, 3)
-
-
 def test_a_batch_is_split_like_its_pictures() -> None:
     images = np.stack([numbered(16, 24), numbered(16, 24)[::-1]])
     choices = np.stack([draw_choices(generator(0, SAMPLE, i), 16, 24) for i in range(2)])
     batch = torch.from_numpy(images.copy()).permute(0, 3, 1, 2).float()
     halves = split_batch(batch, torch.from_numpy(choices))
     for number in range(2):
-        for half, expected in zip(halves, split(images[number], choices[number]), strict=True):
-            np.testing.assert_array_equal(half[number].permute(1, 2, 0).numpy(), expected)
+        alone = slice(number, number + 1)
+        expected = split_batch(batch[alone], torch.from_numpy(choices[alone]))
+        for half, one in zip(halves, expected, strict=True):
+            assert torch.equal(half[alone], one)
 
 
 def constant(noisy: Tensor) -> Tensor:
