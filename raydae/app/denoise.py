@@ -98,7 +98,6 @@ def main(argv: Sequence[str]) -> int:
     model = find_model(args.model or ("photo" if sigma is None else "gaussian"))
     work, left_out = find_pictures(args.inputs, args.out)
     check_writable(Folder.of(args.out), args.out)
-    return_large_blocks()
     # A bad model is refused here rather than in every worker; the GPUs are left to the workers.
     load(model, device="cpu", trust=args.trust)
 
@@ -124,10 +123,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def return_large_blocks() -> None:
-    """Let the C library return every freed block of 8 MiB or more to the system at once.
+    """Let this process's C library return every freed block of 8 MiB or more to the system.
 
-    The GNU library raises that limit to 32 MiB while the process runs, and keeps 0.4 GiB of a
-    picture of 100 megapixels in its heap. Other libraries are left as they are.
+    glibc raises that limit up to 32 MiB by itself, and keeps 0.4 GiB of a picture of 100 megapixels
+    in its heap. Where the C library has no `mallopt`, nothing changes.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -194,6 +193,7 @@ def _denoise_all(
     """Denoise everything; yield the outcome of each picture as it is done."""
 
     def prepare() -> Callable[[Pair], Outcome]:
+        return_large_blocks()
         denoise = load(model, ensemble=args.ensemble, trust=args.trust)
         return lambda pair: _denoise_one(args, model, denoise, sigma, *pair)
 
