@@ -19,6 +19,8 @@ from raydae.noise.config import NOISES
 ALWAYS: dict[str, float] = {
     "mosaic": 1.0,
     "grey": 0.0,
+    "tint": 0.0,
+    "clean": 0.0,
     "soft": 0.0,
     "smooth": 1.0,
     "sharpen": 0.0,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from raydae.core.errors import first_line
 from raydae.core.storage import Folder, open_parts
-from raydae.images.stored_image import SUFFIX, DamagedError, StoredImage, file_parts, file_size
+from raydae.images.stored_image import SUFFIX, DamagedError, StoredImage, file_bytes, file_size
 
 
 @dataclass
@@ -69,8 +69,7 @@ class BucketStore:
             if sum(self._sizes.values()) + size > self.max_bytes:
                 self.full = True
                 return False
-            *blocks, head = file_parts(pixels)
-            self.folder.write(f"{name}{SUFFIX}", b"".join([head, *blocks]))
+            self.folder.write(f"{name}{SUFFIX}", file_bytes(pixels))
         except OSError as error:
             self.problem = f"{self.folder} cannot be written ({first_line(error)})"
             return False

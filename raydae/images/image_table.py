@@ -27,7 +27,7 @@ SCHEMA = pa.schema(
     ]
 )
 RECORDS = 4096  # that are Python objects at a time, in an iteration
-KEPT = 32768  # that are kept when they have been asked for
+KEPT = 65536  # that are kept when they have been asked for
 
 
 class Images(Sequence[ImageFile]):
@@ -89,9 +89,16 @@ class Images(Sequence[ImageFile]):
         return self._record(number % len(self))
 
     def _make(self, number: int) -> ImageFile:
-        return _from_values(
-            {name: column[number].as_py() for name, column in self._columns.items()}
-        )
+        values = {name: self._columns[name][number].as_py() for name in _STRINGS}
+        values |= {name: column.item(number) for name, column in self._numbers.items()}
+        noisy = self._columns["noisy"][number].as_py() if self.files[number] > 1 else []
+        return _from_values({**values, "noisy": noisy})
+
+    @functools.cached_property
+    def _numbers(self) -> dict[str, NDArray[Any]]:
+        """The columns of numbers, of which an item takes a tenth of the time of Arrow's."""
+        names = [name for name in SCHEMA.names if name not in (*_STRINGS, "noisy")]
+        return {name: self._columns[name].to_numpy() for name in names}
 
     def __iter__(self) -> Iterator[ImageFile]:
         for first in range(0, len(self), RECORDS):
@@ -174,7 +181,7 @@ class Images(Sequence[ImageFile]):
         )
         return size, modified
 
-    @property
+    @functools.cached_property
     def files(self) -> NDArray[np.int64]:
         """How many files each image has, with its noisy ones: int64 (n,)."""
         count: NDArray[np.int64] = pc.list_value_length(self.table["noisy"]).to_numpy() + 1
@@ -199,6 +206,7 @@ class Images(Sequence[ImageFile]):
 
 
 _SIDES = ("height", "width")
+_STRINGS = ("uri", "name", "sha256")
 
 
 def _from_values(values: dict[str, Any]) -> ImageFile:

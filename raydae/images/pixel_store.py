@@ -4,11 +4,12 @@ To cut a patch from a photograph of 24 megapixels, the whole file has to be deco
 0.4 s. From here, a patch of 64x64 takes 30 us. The store is a cache: what it lacks is decoded.
 
     FOLDER/ab/ab12....pixels   an image, under the hash of its pixels
+    FOLDER/packs/              small images, many to a file (see `packs`)
     FOLDER/usage               the bytes of all images; locked by whoever adds or removes one
 
 A file (see `stored_image`) is written under another name and renamed, and never changed. Since
-files are named by their content, runs and processes can share a store, and an image that changed
-has another file.
+images are named by their content, runs and processes can share a store, and an image that changed
+has another name.
 """
 
 import fcntl
@@ -25,8 +26,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from raydae.images.stored_image import SUFFIX, DamagedError, StoredImage, file_parts, file_size
+from raydae.images.packs import INDEX, PACK, Packs
+from raydae.images.stored_image import (
+    SUFFIX,
+    DamagedError,
+    Read,
+    StoredImage,
+    file_bytes,
+    file_parts,
+    file_size,
+)
 
+SMALL = 2**20  # bytes of an image that is packed with others
 DRAFT = ".draft"
 UNUSED_S = 24 * 3600  # an image that was opened later than this ago makes no room for others
 DRAFT_SECONDS = 3600  # a draft this old was left by a process that was killed
@@ -36,7 +47,7 @@ DRAFT_SECONDS = 3600  # a draft this old was left by a process that was killed
 class PixelStore:
     """A folder of decoded images with a size limit. Picklable; thread-safe.
 
-    If an image does not fit, images that no process has opened for a day make room for it, the
+    If an image does not fit, files that no process has opened for a day make room for it, the
     least recently used first; if that is not enough, it is not kept.
 
     Attributes:
@@ -51,6 +62,9 @@ class PixelStore:
     problem: str | None = None
     full: bool = False
 
+    def __post_init__(self) -> None:
+        self._packs = Packs(self.folder / "packs")
+
     def get(self, name: str, height: int, width: int) -> StoredImage | None:
         """Return an image, or none if it is not here. A damaged one is removed.
 
@@ -59,27 +73,15 @@ class PixelStore:
             height: pixels.
             width: pixels.
         """
-        path = f"{self.folder}/{name[:2]}/{name}{SUFFIX}"
+        small = file_size(height, width) <= SMALL
+        found = self._packs.get(name) if small else self._mapped(self._path(name))
+        if found is None:
+            return None
         try:
-            # A small image is opened for two patches, so every microsecond counts.
-            file = os.open(path, os.O_RDONLY)
-            try:
-                status = os.fstat(file)
-                size = status.st_size
-                mapping = mmap.mmap(file, 0, prot=mmap.PROT_READ) if size else b""
-                if status.st_mtime < time.time() - UNUSED_S / 24:
-                    os.utime(file)
-            finally:
-                os.close(file)
-            data = np.frombuffer(mapping, np.uint8)
-            read = lambda first, number: data[first : first + number]  # noqa: E731
-            image = StoredImage(name, height, width, size, read)
+            return StoredImage(name, height, width, *found)
         except DamagedError:
             self.remove(name)
             return None
-        except OSError:
-            return None
-        return image
 
     def put(self, name: str, pixels: NDArray[np.uint8]) -> bool:
         """Keep an image; return whether it is here now.
@@ -92,47 +94,75 @@ class PixelStore:
         """
         if not self.usable:
             return False
+        size = file_size(*pixels.shape[:2])
+        write = self._pack if size <= SMALL else self._write
+        try:
+            kept = write(name, pixels, size)
+        except OSError as error:
+            self.problem = f"{self.folder} cannot be written ({error.strerror or error})"
+            return False
+        self.full = self.full or not kept
+        return kept
+
+    def _pack(self, name: str, pixels: NDArray[np.uint8], size: int) -> bool:
+        """Add a small image to a file of many; return whether there was room.
+
+        Raises:
+            OSError: the store cannot be written.
+        """
+        if self._packs.get(name) is not None:
+            return True
+        data = file_bytes(pixels)
+        with self._usage() as usage:
+            if not self._make_room(usage, size):
+                return False
+            self._packs.put(name, data)
+            usage.total += size
+        return True
+
+    def _write(self, name: str, pixels: NDArray[np.uint8], size: int) -> bool:
+        """Write an image to a file of its own; return whether there was room.
+
+        Raises:
+            OSError: the store cannot be written.
+        """
         path = self._path(name)
         if path.exists():
             return True
         draft = path.with_name(f"{name}.{os.getpid()}-{secrets.token_hex(4)}{DRAFT}")
-        size = file_size(*pixels.shape[:2])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self._usage() as usage:
+            if not self._make_room(usage, size):
+                return False
+            with draft.open("wb") as file:
+                file.truncate(size)  # so that others count it while it is written
+            usage.total += size
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            with draft.open("r+b") as file:
+                file.seek(size - pixels.nbytes)
+                for part in file_parts(pixels):
+                    if file.tell() == size:  # the last part is the beginning
+                        file.seek(0)
+                    file.write(part)
             with self._usage() as usage:
-                if not self._make_room(usage, size):
-                    self.full = True
-                    return False
-                with draft.open("wb") as file:
-                    file.truncate(size)  # so that others count it while it is written
-                usage.total += size
-            try:
-                with draft.open("r+b") as file:
-                    file.seek(size - pixels.nbytes)
-                    for part in file_parts(pixels):
-                        if file.tell() == size:  # the last part is the beginning
-                            file.seek(0)
-                        file.write(part)
-                with self._usage() as usage:
-                    usage.total -= size * path.exists()  # another process was faster
-                    draft.rename(path)
-            except BaseException:
-                draft.unlink(missing_ok=True)
-                with self._usage() as usage:
-                    usage.total -= size
-                raise
-        except OSError as error:
-            self.problem = f"{self.folder} cannot be written ({error.strerror or error})"
-            return False
+                usage.total -= size * path.exists()  # another process was faster
+                draft.rename(path)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            with self._usage() as usage:
+                usage.total -= size
+            raise
         return True
 
     def names(self) -> set[str]:
         """Return the names of all images that are here, damaged or not."""
         names = map(os.path.basename, _paths(self.folder))
-        return {name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX)}
+        own = {name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX)}
+        return own | self._packs.names()
 
     def remove(self, name: str) -> None:
         """Remove an image, if it is here."""
+        self._packs.remove(name)
         path = self._path(name)
         with suppress(OSError), self._usage() as usage:
             size = path.stat().st_size
@@ -165,6 +195,21 @@ class PixelStore:
     def _path(self, name: str) -> Path:
         return self.folder / name[:2] / f"{name}{SUFFIX}"
 
+    def _mapped(self, path: Path) -> tuple[int, Read] | None:
+        """Return the bytes of a file and what reads them; none if there is none."""
+        try:
+            with path.open("rb") as file:
+                status = os.fstat(file.fileno())
+                if status.st_mtime < time.time() - UNUSED_S / 24:
+                    os.utime(file.fileno())
+                mapping = (
+                    mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) if status.st_size else b""
+                )
+        except OSError:
+            return None
+        data = np.frombuffer(mapping, np.uint8)
+        return len(data), lambda first, number: data[first : first + number]
+
     def _make_room(self, usage: "_Usage", size: int) -> bool:
         """Remove images until one of `size` bytes fits; return whether it does."""
         if usage.total + size <= self.max_bytes:
@@ -179,6 +224,7 @@ class PixelStore:
             if usage.total + size <= self.max_bytes:
                 break
             Path(path).unlink(missing_ok=True)
+            Path(path).with_suffix(INDEX).unlink(missing_ok=True)
             usage.total -= bytes_
         return usage.total + size <= self.max_bytes
 
@@ -226,14 +272,14 @@ def _files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
 
 def _paths(folder: Path) -> Iterator[str]:
     """Yield the paths of the files of a store: a hundred thousand take a tenth of a second."""
-    for part in folder.glob("??"):
-        yield from (entry.path for entry in os.scandir(part))
+    for part in [*folder.glob("??"), *folder.glob("packs")]:
+        yield from (entry.path for entry in os.scandir(part) if not entry.name.endswith(INDEX))
 
 
 def _unused(folder: Path) -> Iterator[tuple[float, int, str]]:
-    """Yield time, size and path of each image that no process has opened for a day."""
+    """Yield time, size and path of each file of images that no process has opened for a day."""
     for path, status in _files(folder):
-        if path.endswith(SUFFIX) and status.st_mtime < time.time() - UNUSED_S:
+        if path.endswith((SUFFIX, PACK)) and status.st_mtime < time.time() - UNUSED_S:
             yield status.st_mtime, status.st_size, path
 
 

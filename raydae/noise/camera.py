@@ -6,7 +6,8 @@ and without JPEG, so it learns to remove noise, and not to demosaic or to sharpe
 
     1  soft detail     mostly, a blur: full-size photographs are softer at the pixel than the small
                        ones that networks are trained on
-    2  linear light    the inverse of a random tone curve; a random camera's colour matrix, white
+    2  linear light    the inverse of a random tone curve; at times dim or coloured light, and
+                       colours more or less saturated; a random camera's colour matrix, white
                        balance and exposure (Brooks et al., CVPR 2019)
     3  sensor          a Bayer mosaic of random phase; noise of variance shot * x + read, where read
                        lies along the line that Brooks et al. fitted to measured cameras
@@ -61,7 +62,8 @@ _PARAMETERS = (
     *("luma_blur", "chroma_blur", "chroma", "coarse", "sharpening", "radius"),
     *("jpeg", "quality", "subsampled", "grid_top", "grid_left"),
 )
-_MATRIX = len(_PARAMETERS)  # where the matrix from linear sRGB to the sensor begins
+# Then two matrices of three rows follow: from linear sRGB to the sensor, and from the scene to it.
+_MATRICES = len(_PARAMETERS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +76,7 @@ class Camera(BatchNoise):
     True
     """
 
-    shot: str = "0.00005:0.01"
+    shot: str = "0.00005:0.004"
     """Shot noise: variance at white, log-uniform."""
     mosaic: float = 0.8
     """Share of colour patches with a Bayer mosaic."""
@@ -82,21 +84,23 @@ class Camera(BatchNoise):
     """Share of patches without noise and JPEG."""
     grey: float = 0.1
     """Share of patches in black and white."""
+    tint: float = 0.5
+    """Share of patches in dim or coloured light."""
     soft: float = 0.85
     """Share of patches with soft detail."""
     smooth: float = 0.85
     """Share with the camera's noise reduction."""
     sharpen: float = 0.5
     """Share with sharpening."""
-    jpeg: float = 0.7
+    jpeg: float = 0.8
     """Share with JPEG."""
-    quality: str = "70:99"
+    quality: str = "60:95"
     """Quality of JPEG, as libjpeg counts it."""
 
-    draws: ClassVar[int] = 31
+    draws: ClassVar[int] = 37
 
     def __post_init__(self) -> None:
-        for name in ("mosaic", "clean", "grey", "soft", "smooth", "sharpen", "jpeg"):
+        for name in ("mosaic", "clean", "grey", "tint", "soft", "smooth", "sharpen", "jpeg"):
             check_share(getattr(self, name), f"noise.options.{name}")
         _ = self._ranges
 
@@ -108,7 +112,7 @@ class Camera(BatchNoise):
         )
 
     def parameters(self, uniform: Sequence[float]) -> Sequence[float]:
-        """Return the numbers that `_PARAMETERS` names, and a matrix of three rows."""
+        """Return the numbers that `_PARAMETERS` names, and two matrices, see `_MATRICES`."""
         u = iter(uniform)
         shots, qualities = self._ranges
         shot = shots(next(u))
@@ -138,7 +142,7 @@ class Camera(BatchNoise):
             "radius": Uniform(0.6, 1.4)(next(u)),
             "jpeg": next(u) < self.jpeg,
             "quality": round(qualities(next(u))),
-            "subsampled": next(u) < 0.5,
+            "subsampled": next(u) < 0.9,
             "grid_top": place // MCU,
             "grid_left": place % MCU,
         }
@@ -146,9 +150,20 @@ class Camera(BatchNoise):
         exposure = 0.8 + 0.1 * normal(next(u))
         sensor = _sensor(next(u), next(u), next(u)) / np.array(gains)[:, np.newaxis]
         matrix = exposure * (np.eye(3) if is_grey else sensor)
+        is_tinted = next(u) < self.tint
+        light = LogUniform(0.1, 1)(next(u)) * np.array([LogUniform(0.2, 1)(next(u)) for _ in "RGB"])
+        saturation = Uniform(0.6, 1.8)(next(u))
+        if is_tinted and is_grey:
+            matrix_of_scene = matrix * light[0]
+        elif is_tinted:
+            saturate = saturation * np.eye(3) + (1 - saturation) / 3
+            matrix_of_scene = matrix @ (light[:, np.newaxis] * saturate)
+        else:
+            matrix_of_scene = matrix
         if next(u) < self.clean:  # so that the network leaves alone what has no noise
             values |= dict.fromkeys(("lens_blur", "mosaicked", "shot", "read", "jpeg"), 0)
-        return [*(float(values[name]) for name in _PARAMETERS), *matrix.ravel().tolist()]
+        matrices = np.stack([matrix, matrix_of_scene])
+        return [*(float(values[name]) for name in _PARAMETERS), *matrices.ravel().tolist()]
 
     def degrade(self, clean: Array, parameters: Array, normals: Array) -> tuple[Array, Array]:
         """Return what a camera makes of patches, with noise and without; see `BatchNoise`."""
@@ -157,12 +172,15 @@ class Camera(BatchNoise):
         p = {name: parameters[:, number] for number, name in enumerate(_PARAMETERS)}
         wide = {name: values.reshape(n, 1, 1, 1) for name, values in p.items()}
         tone = wide["gamma"], wide["toe"], wide["contrast"]
-        matrix = parameters[:, _MATRIX:].reshape(n, 3, 3)
+        matrix, from_scene = (
+            parameters[:, first : first + 9].reshape(n, 3, 3)
+            for first in (_MATRICES, _MATRICES + 9)
+        )
 
         planes = blur(xp.astype(planes_of(clean), xp.float32) / 255, p["lens_blur"])
         luma = mixed(constant(TO_YCC[:1], planes), planes)
         planes = xp.where(wide["grey"] > 0, luma, planes)
-        signal = xp.clip(mixed(matrix, _linear(xp.clip(planes, 0, 1), *tone)), 0, 1)
+        signal = xp.clip(mixed(from_scene, _linear(xp.clip(planes, 0, 1), *tone)), 0, 1)
 
         normals = planes_of(normals)
         normals = xp.where(wide["grey"] > 0, normals[:, :1], normals)

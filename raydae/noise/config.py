@@ -14,7 +14,7 @@ from raydae.noise.levels import parse_sigma
 from raydae.noise.poisson_gaussian import PoissonGaussian
 from raydae.noise.speckle import Speckle
 
-NOISE_VERSION = 2  # of how noise is made: the same seed and version, the same noise
+NOISE_VERSION = 3  # of how noise is made: the same seed and version, the same noise
 
 NOISES = Table(
     "noise kind",

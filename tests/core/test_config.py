@@ -176,5 +176,5 @@ def test_a_network_that_no_patch_fits_or_no_machine_is_refused(changes: dict[str
 
 
 def test_a_run_with_noise_of_another_version_is_not_continued() -> None:
-    with pytest.raises(UserError, match="noise of version 2"):
+    with pytest.raises(UserError, match="noise of version 3"):
         NoiseConfig(version=1)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from raydae.images import pixel_store
 from raydae.images.image_file import pixel_hash
 from raydae.images.pixel_store import (
     DRAFT,
@@ -35,7 +36,15 @@ def store(tmp_path: Path) -> PixelStore:
     return PixelStore(tmp_path / "pixels", 2**24)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (100, 300), (128, 256), (300, 129), (257, 383)])
+@pytest.fixture
+def unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give small images files of their own, as large ones have; test_packs.py has the others."""
+    monkeypatch.setattr("raydae.images.pixel_store.SMALL", 0)
+
+
+@pytest.mark.parametrize(
+    "size", [(1, 1), (100, 300), (33, 512), (128, 640), (300, 513), (257, 767)]
+)
 def test_any_part_of_an_image_is_what_was_put_in(store: PixelStore, size: tuple[int, int]) -> None:
     height, width = size
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
@@ -55,24 +64,27 @@ def test_what_is_not_there_is_none(store: PixelStore) -> None:
     assert not store.folder.exists(), "nothing is made before something is kept"
 
 
+@pytest.mark.usefixtures("unpacked")
+@pytest.mark.parametrize("width", [150, 600])
 @pytest.mark.parametrize("place", [0, 9, 13, 17, 22, -1, -3 * BLOCK * BLOCK])
-def test_one_wrong_byte_is_noticed(store: PixelStore, place: int) -> None:
-    image = draw(0, 200, 150)
+def test_one_wrong_byte_is_noticed(store: PixelStore, place: int, width: int) -> None:
+    image = draw(0, 200, width)
     name = stored(store, image)
     path = file_of(store, name)
     data = bytearray(path.read_bytes())
     data[place] ^= 1
     path.write_bytes(data)
-    kept = store.get(name, 200, 150)
+    kept = store.get(name, 200, width)
     if kept is None:
         assert not path.exists(), "it makes room for a whole one"
         assert store.bytes == 0
     else:
         with pytest.raises(DamagedError) as caught:
-            kept.region(0, 0, 200, 150)
+            kept.region(0, 0, 200, width)
         assert caught.value.name == name
 
 
+@pytest.mark.usefixtures("unpacked")
 @pytest.mark.parametrize("keep", [0, 10, 30, 5000])
 def test_a_file_that_was_cut_short_is_removed(store: PixelStore, keep: int) -> None:
     name = stored(store, draw(0, 200, 150))
@@ -87,6 +99,7 @@ def test_an_image_of_another_size_is_not_taken_for_this_one(store: PixelStore) -
     assert store.get(name, 150, 200) is None
 
 
+@pytest.mark.usefixtures("unpacked")
 def test_the_limit_holds_and_what_was_not_used_lately_makes_room(tmp_path: Path) -> None:
     images = [draw(i, 100, 100) for i in range(4)]
     old = PixelStore(tmp_path, 3 * 30_100)
@@ -113,6 +126,7 @@ def test_a_full_store_keeps_what_it_has(store: PixelStore) -> None:
     assert not PixelStore(store.folder, 10).put("ab" * 16, draw(0)), "larger than the limit"
 
 
+@pytest.mark.usefixtures("unpacked")
 def test_a_full_disk_is_said_and_leaves_nothing_behind(
     store: PixelStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,6 +154,7 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     assert store.get(pixel_hash(draw(0)), 64, 64) is None
 
 
+@pytest.mark.usefixtures("unpacked")
 def test_drafts_that_a_killed_process_left_are_removed(store: PixelStore) -> None:
     first = stored(store, draw(0, 100, 100))
     draft = file_of(store, first).with_name(f"x{DRAFT}")
@@ -153,15 +168,20 @@ def test_drafts_that_a_killed_process_left_are_removed(store: PixelStore) -> Non
     assert again.get(first, 100, 100) is not None
 
 
-def _fill(store: PixelStore, count: int) -> None:
+def _fill(store: PixelStore, count: int, small: int) -> None:
+    pixel_store.SMALL = small
     for i in range(count):
         image = draw(i, 80, 90)
-        store.put(pixel_hash(image), image)
+        assert store.put(pixel_hash(image), image)
 
 
-def test_processes_share_a_store(store: PixelStore) -> None:
+@pytest.mark.parametrize("small", [0, 2**20])
+def test_processes_share_a_store(
+    store: PixelStore, small: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raydae.images.pixel_store.SMALL", small)
     workers = [
-        multiprocessing.get_context("spawn").Process(target=_fill, args=(store, 12))
+        multiprocessing.get_context("spawn").Process(target=_fill, args=(store, 12, small))
         for _ in range(3)
     ]
     for worker in workers:
@@ -169,8 +189,8 @@ def test_processes_share_a_store(store: PixelStore) -> None:
     for worker in workers:
         worker.join()
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
-    files = list(store.folder.glob("??/*"))
-    assert len(files) == 12
+    files = [*store.folder.glob("??/*"), *store.folder.glob("packs/*.pack")]
+    assert len(files) in ((1, 2, 3) if small else (12,))
     assert store.bytes == sum(path.stat().st_size for path in files)
     for i in range(12):
         kept = store.get(pixel_hash(draw(i, 80, 90)), 80, 90)

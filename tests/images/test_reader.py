@@ -11,6 +11,7 @@ from raydae.images.config import DataConfig
 from raydae.images.image_cache import ImageCache
 from raydae.images.image_file import read_image
 from raydae.images.image_sets import ImageSets
+from raydae.images.pixel_store import PixelStore
 from raydae.images.reader import Reader, store_report
 from raydae.images.sources import find_images
 from raydae.images.stored_image import StoredImage
@@ -34,7 +35,7 @@ def config(tmp_path: Path) -> DataConfig:
 
 
 def held(config: DataConfig) -> set[str]:
-    return {path.stem for path in Path(config.cache or "").glob("??/*.pixels")}
+    return PixelStore(Path(config.cache or ""), 2**40).names()
 
 
 def test_training_images_are_put_into_the_store_while_they_are_decoded(config: DataConfig) -> None:
@@ -47,8 +48,11 @@ def test_training_images_are_put_into_the_store_while_they_are_decoded(config: D
 def test_what_the_store_lacks_is_put_there_when_it_is_read(config: DataConfig) -> None:
     sets = find_images(config)
     training = held(config)
-    for path in list(Path(config.cache or "").glob("??/*.pixels"))[:3]:
-        path.unlink()
+    store = PixelStore(Path(config.cache or ""), 2**40)
+    for name in list(store.names())[:3]:
+        store.remove(name)
+    assert len(held(config)) == len(training) - 3
+    reader.store_of.cache_clear()
     images = Reader.of(config, sets.train)
     for file in sets.train:
         assert images.read(file, file.height, file.width) is not None

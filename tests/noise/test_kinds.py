@@ -212,7 +212,8 @@ def test_blur_keeps_what_is_constant() -> None:
 
 
 def camera(**options: object) -> Camera:
-    plain = {"mosaic": 1.0, "soft": 0.0, "grey": 0.0, "smooth": 0.0, "sharpen": 0.0, "jpeg": 0.0}
+    plain = {"mosaic": 1.0, "soft": 0.0, "grey": 0.0, "tint": 0.0, "clean": 0.0}
+    plain |= {"smooth": 0.0, "sharpen": 0.0, "jpeg": 0.0}
     return Camera(**{**plain, **options})  # type: ignore[arg-type]  # checked by the dataclass
 
 
@@ -232,6 +233,18 @@ def test_a_camera_s_picture_is_still_the_picture() -> None:
         _, target = noise(generator(0, SAMPLE, number), clean)
         off = np.abs(target.astype(float) - clean)
         assert np.median(off) < 6, "tone and colour come back, nearly"
+
+
+def test_coloured_light_changes_the_colour_but_not_of_black_and_white() -> None:
+    grey = np.full((64, 64, 3), 180, np.uint8)
+    casts = []
+    for number in range(40):
+        _, target = camera(tint=1.0, shot="0.000001")(generator(0, SAMPLE, number), grey)
+        colour = np.median(target, axis=(0, 1))
+        casts.append(colour.max() - colour.min())
+        monochrome = camera(tint=1.0, grey=1.0)(generator(0, SAMPLE, number), grey)[1]
+        assert np.ptp(monochrome.astype(int), axis=2).max() <= 1, "black and white has no colour"
+    assert 25 < np.median(casts) < 100
 
 
 def noise_of(noise: Camera, number: int, level: int = 110) -> NDArray[np.float64]:
@@ -283,6 +296,8 @@ def test_a_share_of_camera_patches_has_no_noise() -> None:
         noisy, learned = Camera(clean=0.5)(generator(0, SAMPLE, number), image)
         equal.append(bool((np.rint(noisy * 255) == learned).all()))
         if equal[-1]:
-            rest = Camera(clean=1, grey=0, sharpen=0)(generator(0, SAMPLE, number), image)[1]
+            rest = Camera(clean=1, grey=0, tint=0, sharpen=0)(generator(0, SAMPLE, number), image)[
+                1
+            ]
             assert np.abs(rest.astype(int) - image).mean() < 12, "but for the tone curve"
     assert 15 < sum(equal) < 45

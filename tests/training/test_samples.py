@@ -16,6 +16,7 @@ from raydae.images.image_cache import ImageCache
 from raydae.images.image_file import read_image
 from raydae.images.image_sets import ImageSets
 from raydae.images.image_table import Images
+from raydae.images.pixel_store import PixelStore
 from raydae.images.sources import find_images
 from raydae.noise.config import NOISES
 from raydae.noise.fixed_point import SCALE
@@ -293,7 +294,7 @@ def test_samples_are_the_same_with_the_pixel_store_without_it_and_half_full(
         block = Samples.of(config.override(settings), sets.train).block([range(64)], 64)
         for name, column in plain.items():
             np.testing.assert_array_equal(block[name], column)
-        kept = len(list((tmp_path / "pixels").glob("??/*.pixels")))
+        kept = len(PixelStore(tmp_path / "pixels", 2**40).names())
         assert (kept == len(sets.train)) if gib is None else (0 < kept < len(sets.train))
         reader._opened.clear()
         reader._cache = ImageCache(1)
@@ -324,7 +325,10 @@ def test_images_of_the_store_are_not_decoded(
 
 
 @pytest.mark.usefixtures("small_memory")
-def test_a_damaged_block_is_made_again(config: Config, sets: ImageSets, tmp_path: Path) -> None:
+def test_a_damaged_block_is_made_again(
+    config: Config, sets: ImageSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raydae.images.pixel_store.SMALL", 0)
     samples = Samples.of(config.override({"data.cache": str(tmp_path)}), sets.train)
     before = samples.block([range(64)], 64)
     files = sorted(tmp_path.glob("??/*.pixels"))
@@ -340,13 +344,35 @@ def test_a_damaged_block_is_made_again(config: Config, sets: ImageSets, tmp_path
 
 
 @pytest.mark.usefixtures("small_memory")
+def test_a_damaged_block_of_a_packed_image_is_made_again(
+    config: Config, sets: ImageSets, tmp_path: Path
+) -> None:
+    samples = Samples.of(config.override({"data.cache": str(tmp_path)}), sets.train)
+    before = samples.block([range(64)], 64)
+    (path,) = tmp_path.glob("packs/*.pack")
+    data = bytearray(path.read_bytes())
+    for place in range(1000, len(data), len(data) // 4):
+        data[place] ^= 1
+    path.write_bytes(data)
+    for _ in range(2):
+        reader._opened.clear()
+        reader.store_of.cache_clear()
+        after = samples.block([range(64)], 64)
+        for name, column in before.items():
+            np.testing.assert_array_equal(after[name], column)
+    assert path.stat().st_size == len(data)
+    assert len(list(tmp_path.glob("packs/*.pack"))) == 2, "others are in a new file"
+    assert PixelStore(tmp_path, 2**40).names() == {file.sha256 for file in sets.train}
+
+
+@pytest.mark.usefixtures("small_memory")
 def test_an_image_that_changed_is_not_put_into_the_store_as_the_old_one(
     config: Config, sets: ImageSets, tmp_path: Path
 ) -> None:
     images = Images.of(dataclasses.replace(file, sha256="00" * 16) for file in sets.train)
     samples = Samples.of(config.override({"data.cache": str(tmp_path)}), images)
     samples.block([range(16)], 16)
-    assert not list(tmp_path.glob("??/*"))
+    assert not PixelStore(tmp_path, 2**40).names()
 
 
 def test_images_that_fit_into_the_memory_need_no_store(
