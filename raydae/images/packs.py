@@ -113,7 +113,7 @@ class Packs:
                 first = pack.rows
                 for row, (name, at, size) in enumerate(pack.new_rows(), first):
                     if name != _STRUCK_OUT:
-                        self._places[name.decode()] = _Place(pack, row, at, size)
+                        self._places[name.decode("ascii", "replace")] = _Place(pack, row, at, size)
 
 
 class _Pack:
@@ -150,16 +150,17 @@ class _Pack:
                 mapping = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
             self._data = np.frombuffer(mapping, np.uint8)
         if time.monotonic() - self._touched > TOUCH_S:
-            os.utime(self.path)
+            with suppress(OSError):  # it may be another user's
+                os.utime(self.path)
             self._touched = time.monotonic()
         data = self._data
         return lambda first, size: data[begin + first : begin + first + size]
 
     def new_rows(self) -> list[tuple[bytes, int, int]]:
-        """Return the rows that have not been read, as far as they are whole."""
+        """Return the rows that have not been read, as far as they are whole and can be read."""
         try:
             data = np.fromfile(self.index, np.uint8, offset=self.rows * _ROW.itemsize)
-        except FileNotFoundError:
+        except OSError:
             return []
         rows: list[tuple[bytes, int, int]] = (
             data[: len(data) // _ROW.itemsize * _ROW.itemsize].view(_ROW).tolist()

@@ -201,7 +201,8 @@ class PixelStore:
             with path.open("rb") as file:
                 status = os.fstat(file.fileno())
                 if status.st_mtime < time.time() - UNUSED_S / 24:
-                    os.utime(file.fileno())
+                    with suppress(OSError):  # it may be another user's
+                        os.utime(file.fileno())
                 mapping = (
                     mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) if status.st_size else b""
                 )

@@ -99,6 +99,34 @@ def test_a_file_that_was_cut_short_or_is_gone_has_none_of_its_images(store: Pixe
     assert all(whole(PixelStore(store.folder, 2**24), name) is None for name in names)
 
 
+def test_an_index_of_garbage_names_nothing_that_is_read(store: PixelStore) -> None:
+    name = stored(store, 0)
+    (index,) = store.folder.glob("packs/*.index")
+    row = index.read_bytes()
+    index.write_bytes(row + b"\xff" * 48 + name.encode()[::-1] + bytes(16) + b"half")
+    again = PixelStore(store.folder, 2**24)
+    np.testing.assert_array_equal(whole(again, name), draw(0, *SIZE))
+    for other in again.names() - {name}:
+        assert whole(again, other) is None
+    assert PixelStore(store.folder, 2**24).names() == {name}
+
+
+@pytest.mark.parametrize("small", [0, 2**20])
+def test_a_store_of_another_user_is_read(
+    store: PixelStore, small: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raydae.images.pixel_store.SMALL", small)
+    name = stored(store, 0)
+    for path in store.folder.rglob("*.p*"):
+        os.utime(path, times=(0, 0))
+
+    def refused(path: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "utime", refused)
+    assert whole(PixelStore(store.folder, 2**24), name) is not None
+
+
 def test_an_image_is_whole_or_not_there_when_its_writer_is_killed(store: PixelStore) -> None:
     code = (
         "import sys; from pathlib import Path; from raydae.images.pixel_store import PixelStore\n"
