@@ -74,7 +74,7 @@ class PixelStore:
             width: pixels.
         """
         small = file_size(height, width) <= SMALL
-        found = self._packs.get(name) if small else self._mapped(self._path(name))
+        found = self._packs.get(name) if small else _mapped(self._path(name))
         if found is None:
             return None
         try:
@@ -195,22 +195,6 @@ class PixelStore:
     def _path(self, name: str) -> Path:
         return self.folder / name[:2] / f"{name}{SUFFIX}"
 
-    def _mapped(self, path: Path) -> tuple[int, Read] | None:
-        """Return the bytes of a file and what reads them; none if there is none."""
-        try:
-            with path.open("rb") as file:
-                status = os.fstat(file.fileno())
-                if status.st_mtime < time.time() - UNUSED_S / 24:
-                    with suppress(OSError):  # it may be another user's
-                        os.utime(file.fileno())
-                mapping = (
-                    mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) if status.st_size else b""
-                )
-        except OSError:
-            return None
-        data = np.frombuffer(mapping, np.uint8)
-        return len(data), lambda first, number: data[first : first + number]
-
     def _make_room(self, usage: "_Usage", size: int) -> bool:
         """Remove images until one of `size` bytes fits; return whether it does."""
         if usage.total + size <= self.max_bytes:
@@ -262,6 +246,21 @@ def default_bytes(folder: Path) -> int:
         place = place.parent
     own = PixelStore(folder, 0).bytes if folder.exists() else 0
     return (shutil.disk_usage(place).free + own) // 2
+
+
+def _mapped(path: Path) -> tuple[int, Read] | None:
+    """Return the bytes of a file and what reads them; none if there is none."""
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            if status.st_mtime < time.time() - UNUSED_S / 24:
+                with suppress(OSError):  # it may be another user's
+                    os.utime(file.fileno())
+            mapping = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) if status.st_size else b""
+    except OSError:
+        return None
+    data = np.frombuffer(mapping, np.uint8)
+    return len(data), lambda first, number: data[first : first + number]
 
 
 def _files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
