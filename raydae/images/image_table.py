@@ -27,7 +27,7 @@ SCHEMA = pa.schema(
     ]
 )
 RECORDS = 4096  # that are Python objects at a time, in an iteration
-KEPT = 65536  # that are kept when they have been asked for
+KEPT = 32768  # that are kept when they have been asked for
 
 
 class Images(Sequence[ImageFile]):

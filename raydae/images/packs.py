@@ -36,7 +36,7 @@ class Packs:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
         self._packs: dict[str, _Pack] = {}
         self._places: dict[str, _Place] = {}
         self._looked = -math.inf

@@ -37,7 +37,7 @@ from raydae.images.stored_image import (
     file_size,
 )
 
-SMALL = 2**20  # bytes of an image that is packed with others
+SMALL = 2**20  # bytes, up to which an image is packed with others
 DRAFT = ".draft"
 UNUSED_S = 24 * 3600  # an image that was opened later than this ago makes no room for others
 DRAFT_SECONDS = 3600  # a draft this old was left by a process that was killed

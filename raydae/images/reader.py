@@ -32,7 +32,7 @@ from raydae.images.stored_image import StoredImage
 Store = PixelStore | BucketStore
 Pixels = NDArray[np.uint8] | StoredImage
 """An image, HxWx3: whole, or to be read in parts."""
-MAX_OPEN = 60_000  # stored images that a process keeps open: mappings, of which Linux allows 65,530
+MAX_OPEN = 32768  # stored images that a process keeps open: mappings, of which Linux allows 65,530
 
 _cache = ImageCache(cache_bytes())  # one for each process, whatever runs it reads for
 _opened: OrderedDict[str, StoredImage] = OrderedDict()
