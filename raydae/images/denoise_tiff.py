@@ -38,8 +38,8 @@ def denoise_tiff(
 ) -> tuple[int, int]:
     """Denoise a TIFF into another file; see `denoise_file`.
 
-    Colour is denoised as RGB, any other channel as grey. Alpha, and what comes after RGB or CMYK,
-    is kept. Smaller copies of a page, such as the levels of a pyramid, are denoised as well.
+    Colour is denoised as RGB, grey and the K of CMYK as grey. Alpha and other extra channels are
+    kept. Smaller copies of a page, such as the levels of a pyramid, are denoised as well.
 
     Args:
         source: The TIFF.

@@ -189,6 +189,11 @@ def check(plane: Plane, file_size: int, max_pixels: int) -> None:
     least = {_RGB: 3, _CMYK: 4, _YCBCR: 3}.get(page.photometric, 1)
     if page.samplesperpixel < least:
         raise PixelsError(f"{_name(page.photometric)} with {page.samplesperpixel} channels")
+    alpha = sum(kind in _ALPHA for kind in page.extrasamples)
+    if page.photometric in _GREY and page.samplesperpixel - alpha > 2:  # which one is the picture?
+        raise PixelsError(
+            f"has {page.samplesperpixel} channels: save it as RGB or grey, or each one as a page"
+        )
     ends = [o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=False)]
     if plane.index:
         ends = [plane.offset + int(page.nbytes)]
@@ -225,17 +230,11 @@ def channels_last(array: NDArray[Any]) -> NDArray[Any]:
 def channel_groups(page: "TiffPage") -> list[list[int]]:
     """Return the channels to denoise: three together for colour, single ones else.
 
-    Extra channels of RGB and CMYK, alpha, and the one beside grey are in none.
+    Alpha and other extra channels are in none.
     """
     if page.photometric in (_RGB, _YCBCR):
         return [[0, 1, 2]]
-    if page.photometric == _CMYK:
-        return [[0, 1, 2], [3]]
-    if page.samplesperpixel == 2:  # alpha or a mask, also where the file does not say so
-        return [[0]]
-    colours = page.samplesperpixel - len(page.extrasamples)
-    alpha = {colours + n for n, kind in enumerate(page.extrasamples) if kind in _ALPHA}
-    return [[number] for number in range(page.samplesperpixel) if number not in alpha]
+    return [[0, 1, 2], [3]] if page.photometric == _CMYK else [[0]]
 
 
 def is_inverted(page: "TiffPage") -> bool:
@@ -264,7 +263,7 @@ def read_single(stream: BinaryIO, max_pixels: int) -> NDArray[Any]:
         check(planes[0], size, max_pixels)
         page = planes[0].page
         groups = channel_groups(page)
-        if page.photometric == _CMYK or len(groups) != 1:
+        if len(groups) != 1:
             raise PixelsError(f"has {page.samplesperpixel} channels: save it as RGB or grey")
         pixels = channels_last(read_plane(tiff, planes[0]))[..., groups[0]]
     if is_inverted(page):

@@ -103,13 +103,31 @@ class TestForms:
         np.testing.assert_array_equal(after[..., 3:], pixels[..., 3:])
         np.testing.assert_array_equal(after[..., :3], 255 - pixels[..., :3])
 
-    def test_channels_that_are_no_colours_are_denoised_one_by_one(self, tmp_path: Path) -> None:
-        recorder = Recorder()
-        pixels = random_values((5, 20, 30))
-        options = {"photometric": "minisblack", "planarconfig": "separate"}
+    @pytest.mark.parametrize(("extra", "channels"), [([0], 2), ([0, 2], 3), ([2], 2)])
+    @pytest.mark.parametrize("layout", ["contig", "separate"])
+    def test_further_channels_beside_grey_are_kept(
+        self, tmp_path: Path, extra: list[int], channels: int, layout: str
+    ) -> None:
+        pixels = random_values((20, 30, channels), np.uint8)
+        stored = pixels if layout == "contig" else np.moveaxis(pixels, -1, 0)
+        options = {"photometric": "minisblack", "extrasamples": extra, "planarconfig": layout}
+        source = tiff(tmp_path / "in.tif", stored, **options)
+        denoise_file(source, tmp_path / "out.tif", inverted)
+        after = pages_of(tmp_path / "out.tif")[0]
+        after = after if layout == "contig" else np.moveaxis(after, 0, -1)
+        np.testing.assert_array_equal(after[..., 1:], pixels[..., 1:])
+        np.testing.assert_array_equal(after[..., 0], 255 - pixels[..., 0])
+
+    @pytest.mark.parametrize("layout", ["contig", "separate"])
+    def test_more_than_two_channels_that_are_no_colours_are_refused(
+        self, tmp_path: Path, layout: str
+    ) -> None:
+        pixels = random_values((5, 20, 30) if layout == "separate" else (20, 30, 5))
+        options = {"photometric": "minisblack", "planarconfig": layout}
         source = tiff(tmp_path / "in.tif", pixels, **options)
-        denoise_file(source, tmp_path / "out.tif", recorder)
-        assert [array.shape for array in recorder.arrays] == [(20, 30)] * 5
+        with pytest.raises(PictureError, match="has 5 channels: save it as RGB or grey, or each"):
+            denoise_file(source, tmp_path / "out.tif", inverted)
+        assert not (tmp_path / "out.tif").exists()
 
     @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
     def test_more_that_is_darker_is_inverted_for_the_denoiser(
