@@ -4,10 +4,11 @@ All arguments are arrays of one library, numpy on the CPU or torch on a GPU, flo
 Nothing here waits for the device, so that a training step can be captured in a CUDA graph.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace, device
+from array_api_compat import array_namespace, device, is_numpy_array
 
 GREY_LEVEL = float(np.float32(1 / 255))
 Array = Any  # numpy.ndarray or torch.Tensor: the array API has no common type
@@ -28,6 +29,28 @@ def images_of(planes: Array) -> Array:
     """Return planes (n, c, h, w) as images (n, h, w, c), contiguous."""
     xp = array_namespace(planes)
     return xp.stack([planes[:, channel] for channel in range(planes.shape[1])], axis=3)
+
+
+def where_rows(mask: Array, work: Callable[..., Array], planes: Array, *others: Array) -> Array:
+    """Return `work(planes, *others)` for the items that a mask chooses, and the planes of the rest.
+
+    Only the chosen items are computed on the CPU. A GPU computes all, because the number of the
+    chosen ones is not known without waiting for it.
+
+    Args:
+        mask: bool (n,).
+        work: treats each item by itself, and returns the shape of `planes`.
+        planes: (n, c, h, w).
+        others: (n, ...), for `work`.
+    """
+    if not is_numpy_array(planes):
+        xp = array_namespace(planes)
+        return xp.where(mask.reshape(-1, 1, 1, 1), work(planes, *others), planes)
+    rows = np.flatnonzero(mask)
+    result = planes.copy()
+    if len(rows):
+        result[rows] = work(planes[rows], *(other[rows] for other in others))
+    return result
 
 
 def mixed(matrix: Array, planes: Array) -> Array:

@@ -34,6 +34,7 @@ from raydae.noise.array_math import (
     inverse,
     mixed,
     planes_of,
+    where_rows,
 )
 from raydae.noise.batch import BatchNoise
 from raydae.noise.demosaicing import bayer_masks, demosaic, mosaic
@@ -199,8 +200,7 @@ class Camera(BatchNoise):
         target, noisy = _developed(shown[0], 0.5 * (shown[1] - shown[2]), p)
         target, noisy = (xp.clip(xp.round(255 * image), 0, 255) for image in (target, noisy))
         grid = p["grid_top"], p["grid_left"]
-        compressed = compress(noisy, p["quality"], p["subsampled"], *grid)
-        noisy = xp.where(wide["jpeg"] > 0, compressed, noisy)
+        noisy = where_rows(p["jpeg"] > 0, compress, noisy, p["quality"], p["subsampled"], *grid)
         return images_of(noisy) / 255, images_of(target) / 255
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from array_api_compat import array_namespace, device
 from numpy.typing import NDArray
 
-from raydae.noise.array_math import Array, arange, column, constant, mixed
+from raydae.noise.array_math import Array, arange, constant, mixed, where_rows
 
 MCU = 16  # pixels: with subsampled colour, JPEG's units are of 16x16 pixels
 
@@ -53,9 +53,8 @@ def compress(planes: Array, quality: Array, subsampled: Array, top: Array, left:
     ycc = _gather(xp.round(mixed(constant(TO_YCC, planes), planes)), rows, columns)
     luma_table, chroma_table = _tables(quality, _LUMA), _tables(quality, _CHROMA)
     luma = _quantize(ycc[:, :1] - 128, luma_table) + 128
-    full = _quantize(ycc[:, 1:], chroma_table)
-    half = _enlarge(_quantize(_halve(ycc[:, 1:]), chroma_table))
-    chroma = xp.where(column(subsampled[:, None], 0, 4) > 0, half, full)
+    chroma = where_rows(subsampled == 0, _quantize, ycc[:, 1:], chroma_table)
+    chroma = where_rows(subsampled > 0, _quantize_half, chroma, chroma_table)
     decoded = xp.concat([xp.clip(luma, 0, 255), xp.clip(chroma, -128, 127)], axis=1)
     rows = xp.astype(arange(height, top) + top[:, None], xp.int64)
     columns = xp.astype(arange(width, left) + left[:, None], xp.int64)
@@ -119,6 +118,11 @@ def _quantize(planes: Array, table: Array) -> Array:
     blocks = xp.floor(xp.matmul(levels * steps, transform) + 0.5)
     blocks = blocks.reshape(n, c, height // 8, width // 8, 8, 8)
     return xp.permute_dims(blocks, (0, 1, 2, 4, 3, 5)).reshape(planes.shape)
+
+
+def _quantize_half(planes: Array, table: Array) -> Array:
+    """Quantize planes at half their resolution; see `_quantize`."""
+    return _enlarge(_quantize(_halve(planes), table))
 
 
 def _halve(planes: Array) -> Array:

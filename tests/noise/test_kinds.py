@@ -3,16 +3,18 @@
 import doctest
 import io
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from raydae.core.errors import UserError
 from raydae.core.random_numbers import SAMPLE, generator
 from raydae.noise import evaluation
-from raydae.noise.array_math import blur_matrix, images_of, planes_of
+from raydae.noise.array_math import blur_matrix, images_of, planes_of, where_rows
 from raydae.noise.batch import BatchNoise
 from raydae.noise.camera import Camera
 from raydae.noise.config import NOISES, NoiseConfig
@@ -48,6 +50,27 @@ def bind(kind: str) -> BatchNoise:
     noise = NOISES.bind(kind, {})
     assert isinstance(noise, BatchNoise)
     return noise
+
+
+@pytest.mark.parametrize("chosen", [[], [1], [0, 1, 2]])
+def test_the_chosen_items_of_a_batch_are_changed_and_the_rest_is_not(chosen: list[int]) -> None:
+    planes = np.arange(3 * 4, dtype=np.float32).reshape(3, 1, 2, 2)
+    mask, factors = np.isin(np.arange(3), chosen), np.array([2, 3, 4], np.float32)
+    before, seen = planes.copy(), []
+
+    def work(part: Any, factor: Any) -> Any:
+        seen.append(len(part))
+        return part * factor.reshape(-1, 1, 1, 1)
+
+    result = where_rows(mask, work, planes, factors)
+    expected = np.where(mask[:, None, None, None], before * factors[:, None, None, None], before)
+    np.testing.assert_array_equal(result, expected)
+    np.testing.assert_array_equal(planes, before)
+    assert seen == [len(chosen)] * bool(chosen), "the rest was computed"
+    on_torch = where_rows(
+        torch.from_numpy(mask), work, torch.from_numpy(planes), torch.from_numpy(factors)
+    )
+    np.testing.assert_array_equal(on_torch.numpy(), expected)
 
 
 @Kinds
