@@ -102,10 +102,10 @@ def find_run_images(
     unread: list[str] = []
     with counting(screen, "checking images") as progress:
         sets = find_images(config.data, synthetic_fallback, progress, decode, unread.append)
-    pa.default_memory_pool().release_unused()  # 80 MB after 100,000 images
     Schedule.of(config, len(sets.train))  # refuses a batch larger than an epoch
     print_some(screen, "left out", sets.left_out, limit=10)
     print_lines(screen, unread)
     if (report := store_report(config.data, sets.train)) is not None:
         screen.print(report, style="yellow", soft_wrap=True)
+    pa.default_memory_pool().release_unused()  # 80 MB after 100,000 images; not before the report
     return sets
