@@ -59,8 +59,7 @@ def denoise_file(
         target: The file to write; replaced if it exists.
         denoise: Maps an array, uint8 or float32 on [0, 1], H×W×3 or H×W, to an array of the same
             shape and dtype. It may overwrite its argument and return it. The array that it returns
-            may be overwritten here. It is called twice for CMYK, and once for each page, and each
-            channel that is not part of a colour.
+            may be overwritten here. It is called once for each page, and twice for CMYK.
         max_pixels: Refuse a larger picture before it is decoded; at most `MAX_PIXELS`.
         pages: Denoise every page of a TIFF that has several.
         say: Is called with lines for the user if values were scaled, or bits or metadata lost.
