@@ -107,5 +107,5 @@ def find_run_images(
     print_lines(screen, unread)
     if (report := store_report(config.data, sets.train)) is not None:
         screen.print(report, style="yellow", soft_wrap=True)
-    pa.default_memory_pool().release_unused()  # 80 MB after 100,000 images; not before the report
+    pa.default_memory_pool().release_unused()  # 80 MB after 100,000 images; above, in use
     return sets

@@ -34,14 +34,17 @@ def images_of(planes: Array) -> Array:
 def where_rows(mask: Array, work: Callable[..., Array], planes: Array, *others: Array) -> Array:
     """Return `work(planes, *others)` for the items that a mask chooses, and the planes of the rest.
 
-    Only the chosen items are computed on the CPU. A GPU computes all, because the number of the
-    chosen ones is not known without waiting for it.
+    numpy computes the chosen items only. torch computes all, because a GPU would have to be waited
+    for to know how many are chosen.
 
     Args:
         mask: bool (n,).
         work: treats each item by itself, and returns the shape of `planes`.
         planes: (n, c, h, w).
         others: (n, ...), for `work`.
+
+    Returns:
+        A new array (n, c, h, w).
     """
     if not is_numpy_array(planes):
         xp = array_namespace(planes)
