@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from raydae.core.errors import UserError
+from raydae.core.pixel_hashes import PixelHashes
 from raydae.images.image_file import ImageFile
 from raydae.models.model_file import ModelInfo
 
@@ -39,7 +40,6 @@ def check_overlap(info: ModelInfo, images: Sequence[ImageFile], force: bool = Fa
     return None
 
 
-def images_in(hashes: Sequence[str], images: Sequence[ImageFile]) -> list[ImageFile]:
-    """Return the images whose pixel hash, or that of a noisy file of theirs, is among `hashes`."""
-    known = set(hashes)
-    return [file for file in images if not known.isdisjoint(file.hashes)]
+def images_in(hashes: PixelHashes, images: Sequence[ImageFile]) -> list[ImageFile]:
+    """Return the images that are, or whose noisy files are, among those of `hashes`."""
+    return [file for file in images if any(sha in hashes for sha in file.hashes)]

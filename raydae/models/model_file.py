@@ -16,6 +16,7 @@ from torch import nn
 
 from raydae.core.components import module_of
 from raydae.core.errors import UserError, first_line
+from raydae.core.pixel_hashes import PixelHashes
 from raydae.core.storage import split_path
 from raydae.models.config import ModelConfig
 from raydae.models.header import metadata_of
@@ -23,7 +24,8 @@ from raydae.models.networks import build
 from raydae.models.released import RELEASED
 from raydae.models.weights import BAD_CONTENT, Weights, pack, unpack
 
-FORMAT = 2
+FORMAT = 3
+_HASHES = ("train_hashes", "val_hashes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +37,10 @@ class ModelInfo:
     """The configuration that it was trained with."""
     source: str
     """The images that it was trained on, in words."""
-    train_hashes: tuple[str, ...]
-    """Hashes of its training images: evaluating on one of them means nothing."""
-    val_hashes: tuple[str, ...]
-    """Hashes of the images that chose its epoch."""
+    train_hashes: PixelHashes
+    """Its training images: evaluating on one of them means nothing."""
+    val_hashes: PixelHashes
+    """The images that chose its epoch."""
     epoch: int
     """Epochs that it was trained for."""
     val_psnr: float | None
@@ -53,7 +55,9 @@ class ModelInfo:
 
 def pack_model(weights: Weights, info: ModelInfo) -> bytes:
     """Return a model file."""
-    return pack(weights, {"raydae": json.dumps({"format": FORMAT, **dataclasses.asdict(info)})})
+    values = {"format": FORMAT, **dataclasses.asdict(info)}
+    values |= {name: values[name].text for name in _HASHES}
+    return pack(weights, {"raydae": json.dumps(values)})
 
 
 def load_model(path: str | Path, trust: Collection[str] = ()) -> tuple[nn.Module, ModelInfo]:
@@ -91,10 +95,10 @@ def _read_info(data: bytes, path: str | Path, trust: Collection[str]) -> ModelIn
     """Return what a model file says of itself; import nothing that is not trusted."""
     values = json.loads(metadata_of(data)["raydae"])
     version = values.pop("format")
+    if version not in (1, 2, FORMAT):
+        raise UserError(f"{path} was written by another version of raydae")
     if version == 1:  # of raydae 0.1
         values["model"] = _upgraded(values["model"])
-    elif version != FORMAT:
-        raise UserError(f"{path} was written by another version of raydae")
     if not isinstance(values["config"].get("data"), dict):
         raise TypeError("its configuration is missing")
     module = module_of(values["model"]["name"])
@@ -104,8 +108,8 @@ def _read_info(data: bytes, path: str | Path, trust: Collection[str]) -> ModelIn
             f"{module}, give --trust {module}"
         )
     values["model"] = ModelConfig(**values["model"])
-    for hashes in ("train_hashes", "val_hashes"):
-        values[hashes] = tuple(values[hashes])
+    read = PixelHashes.from_text if version == FORMAT else PixelHashes.of
+    values |= {name: read(values[name]) for name in _HASHES}
     return ModelInfo(**values)
 
 

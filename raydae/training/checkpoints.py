@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from raydae.core.errors import UserError
+from raydae.core.pixel_hashes import PixelHashes
 from raydae.core.storage import Folder
 from raydae.models.header import is_whole
 
-FORMAT = 4
+FORMAT = 5
 KEPT = 2  # intact checkpoints; the second is for the case that the first is damaged
 DRAFT = ".new-"  # before the name of a checkpoint that is being written
 TRACES = ("history.jsonl", "last.safetensors", "model.safetensors", "results.json")
@@ -43,8 +44,8 @@ class TrainState:
     """The epoch that had the best weights; 0: none yet."""
     unreadable: list[str] = field(default_factory=list)
     """Training and validation images that could not be read so far."""
-    inherited_hashes: list[str] = field(default_factory=list)
-    """Hashes of the images that the weights of `--init` were trained on."""
+    inherited_hashes: str = ""
+    """The images that the weights of `--init` were trained on, as `PixelHashes.text`."""
     config: dict[str, Any] = field(default_factory=dict)
     """The configuration, with precision and threads as they were resolved."""
 
@@ -182,10 +183,13 @@ class Checkpoints:
         try:
             info = json.loads(folder.read(file))
             hashes, version = info["sha256"], info["format"]
-            if version != FORMAT:
+            if version not in (4, FORMAT):
                 raise UserError(f"{folder} was written by another version of raydae")
             if info["state_sha256"] != hash_of_values(info["state"]):
                 return f"{file} is damaged"
+            if version == 4:  # a list of hashes
+                hashes_of_init = info["state"]["inherited_hashes"]
+                info["state"]["inherited_hashes"] = PixelHashes.of(hashes_of_init).text
             state = TrainState(**info["state"])
             files = {}
             for file in hashes:

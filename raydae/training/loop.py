@@ -117,7 +117,7 @@ def make_learner(config: Config, sets: ImageSets, recorder: Recorder, context: C
                 f"--init {config.init} holds a {info.model.description}, but this run trains a "
                 f"{config.model.description}; change the flags of the network"
             )
-        recorder.state.inherited_hashes = list(info.train_hashes)
+        recorder.state.inherited_hashes = info.train_hashes.text
     compiled = resolve_compile(config, schedule, context)
     learner = Learner(
         config, network, schedule, context.device, precision, context.workers, compiled

@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 
 from raydae.core.errors import UserError
+from raydae.core.pixel_hashes import PixelHashes
 from raydae.evaluation.overlap import check_overlap
 from raydae.images.image_sets import ImageSets
 from raydae.models.config import ModelConfig
@@ -16,8 +17,8 @@ def info(sets: ImageSets) -> ModelInfo:
         model=ModelConfig(),
         config=Config().to_dict(),
         source="pictures",
-        train_hashes=tuple(file.sha256 for file in sets.train),
-        val_hashes=tuple(file.sha256 for file in sets.val),
+        train_hashes=PixelHashes.of(sets.train.hashes),
+        val_hashes=PixelHashes.of(sets.val.hashes),
         epoch=1,
         val_psnr=None,
     )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
+from raydae.core.pixel_hashes import PixelHashes
 from raydae.core.storage import Folder
 from raydae.images.image_file import read_image
 from raydae.images.image_sets import ImageSets
@@ -76,7 +77,7 @@ def test_a_run_learns_and_leaves_its_files(config: Config, sets: ImageSets, tmp_
     best = max(lines, key=lambda line: line["val_psnr"])
     _, info = load_model(tmp_path / "model.safetensors")
     assert (info.epoch, info.val_psnr) == (best["epoch"], best["val_psnr"])
-    assert info.train_hashes == tuple(file.sha256 for file in sets.train)
+    assert info.train_hashes == PixelHashes.of(sets.train.hashes)
     assert info.config["precision"] == "fp32"
     assert info.config["threads"] == 1
     assert load_model(tmp_path / "last.safetensors")[1].epoch == 12
@@ -433,7 +434,7 @@ def test_fine_tuning_starts_from_weights_and_remembers_their_images(
     before, after = (load_model(path) for path in (start, tmp_path / "second" / start.name))
     for name, value in before[0].named_parameters():
         torch.testing.assert_close(after[0].get_parameter(name), value, atol=1e-6, rtol=0)
-    assert set(after[1].train_hashes) == {file.sha256 for file in sets.train}
+    assert after[1].train_hashes == PixelHashes.of(sets.train.hashes)
 
     other = gentle.override({"model.name": "unet"})
     outcome = run(other, sets, tmp_path / "third")

@@ -14,10 +14,11 @@ import torch
 
 from raydae.core.errors import UserError
 from raydae.core.lock import lock
+from raydae.core.pixel_hashes import PixelHashes
 from raydae.core.storage import Folder
 from raydae.images.image_sets import ImageSets
 from raydae.models.weights import pack
-from raydae.training.checkpoints import Checkpoints, TrainState
+from raydae.training.checkpoints import Checkpoints, TrainState, hash_of_values
 from raydae.training.config import Config
 from raydae.training.run_folder import hash_of, open_run, read_history
 from raydae.training.run_names import check_name, find_model
@@ -83,6 +84,17 @@ def test_every_byte_of_the_state_counts(folder: Folder) -> None:
         assert found.state.step == 1 or found.state == TrainState(
             step=2, loss_sum=0.2, history=[{"epoch": 1, "loss": 0.1}]
         )
+
+
+def test_a_checkpoint_with_a_list_of_hashes_is_read_as_before(folder: Folder) -> None:
+    path = save(folder, 1) / "checkpoint.json"
+    info = json.loads(path.read_text())
+    info["format"] = 4
+    info["state"]["inherited_hashes"] = ["ab" * 16, "cd" * 16]
+    path.write_text(json.dumps(info | {"state_sha256": hash_of_values(info["state"])}))
+    state = (Checkpoints(folder).latest() or pytest.fail("none")).state
+    hashes = PixelHashes.from_text(state.inherited_hashes)
+    assert hashes == PixelHashes.of(["cd" * 16, "ab" * 16])
 
 
 def test_damaged_checkpoints_do_not_count_as_kept_and_stay(folder: Folder) -> None:
