@@ -1,129 +1,104 @@
 """The test at the end of a run: `results.json`, `samples.png`, and the table on screen."""
 
-import importlib
 import json
 import shlex
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 
 from raydae.app.console import counting, print_some
 from raydae.app.invocation import invocation
 from raydae.app.tables import level_of, result_table, undefined_lines
-from raydae.core.components import module_of
 from raydae.core.errors import UserError
 from raydae.core.storage import Folder
-from raydae.images.image_sets import subsample
-from raydae.images.image_table import Images
-from raydae.noise.evaluation import HiddenPixels
+from raydae.evaluation.run_scores import RunScores
 from raydae.training.checkpoints import Checkpoints
-from raydae.training.noisy_images import noisy_versions
 from raydae.training.run_folder import MODEL, Run, hash_of
 
 if TYPE_CHECKING:
+    from raydae.distributed.helper import Helper
     from raydae.distributed.resources import Workers
 
-SAMPLE_IMAGES = 4  # in samples.png
 SMALL_IMAGE = 10**6  # pixels; denoising one takes a quarter of a GiB with unet, a half with dae
 
 
-def preload() -> None:
-    """Import what the test needs: torch and more, which take seconds."""
-    importlib.import_module("raydae.evaluation.scoring")
-    importlib.import_module("raydae.evaluation.panel")
+class RunTest:
+    """The test of a run, in a process of its own: this one holds the run's lock, so it must live.
 
-
-def run_test(run: Run, workers: "Workers", screen: Console) -> None:
-    """Score the best weights on the test images; write the results and show them.
-
-    Raises:
-        UserError: no test image can be read, or the results cannot be written.
+    Use it in a `with` statement, at whose end the process ends.
     """
-    assert run.sets is not None
-    results, tested = _score(run, workers, screen)
-    samples = _draw_samples(run, tested)
-    try:
-        run.folder.write("samples.png", samples)
-        run.folder.write("results.json", json.dumps(results, indent=1).encode())
-    except OSError as error:
-        raise UserError(
-            f"{run.folder} cannot be written ({error}); make room, and run the same command again"
-        ) from None
-    show_results(run.folder, screen)
+
+    def __init__(self, run: Run, workers: "Workers") -> None:
+        """Remember what to test.
+
+        Args:
+            run: a run that has its images.
+            workers: those that train it.
+        """
+        self._run, self._workers = run, workers
+        self._helper: Helper[RunScores] | None = None
+
+    def __enter__(self) -> "RunTest":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._helper is not None:
+            self._helper.stop()
+
+    def prepare(self) -> None:
+        """Start the process, if it has not been started; it imports torch and more: seconds."""
+        if self._helper is None:
+            from raydae.distributed.helper import Helper
+
+            self._helper = Helper("test", _prepare)
+
+    def run(self, screen: Console) -> None:
+        """Score the best weights on the test images; write the results and show them.
+
+        Raises:
+            UserError: no test image can be read, the results cannot be written, or the process was
+                killed four times.
+        """
+        run, sets = self._run, self._run.sets
+        assert sets is not None
+        self.prepare()
+        assert self._helper is not None
+        # That process can start at once; for large images, it has the memory of one core only.
+        small = bool((sets.test.areas <= SMALL_IMAGE).all())
+        device = "cuda" if self._workers.gpus else "cpu"
+        here = device if self._workers.dedicated and small else None
+        with counting(screen, "testing") as progress:
+            scores = self._helper.do(run.folder, run.config, sets.test, here, progress=progress)
+        latest = Checkpoints(run.folder).latest()
+        lost_in_training = latest.state.unreadable if latest else []
+        print_some(screen, "unreadable while training", lost_in_training)
+        print_some(screen, "not tested", scores.failed)
+        results = {
+            "results": scores.means,
+            "epochs": run.config.optim.epochs,
+            "model_sha256": hash_of(run.folder.read(MODEL)),
+            "source": sets.source,
+            "left_out": list(sets.left_out),
+            "unreadable": [*lost_in_training, *scores.failed],
+            "images": scores.images,
+        }
+        try:
+            run.folder.write("samples.png", scores.samples)
+            run.folder.write("results.json", json.dumps(results, indent=1).encode())
+        except OSError as error:
+            raise UserError(
+                f"{run.folder} cannot be written ({error}); make room, and run the same command "
+                "again"
+            ) from None
+        show_results(run.folder, screen)
 
 
-def _score(run: Run, workers: "Workers", screen: Console) -> tuple[dict[str, Any], Images]:
-    """Return what `results.json` holds, and the test images that could be read."""
-    from raydae.evaluation import overlap, scoring, tables
-    from raydae.models.model_file import load_model
+def _prepare() -> Callable[..., RunScores]:
+    """Return what tests a run; torch is imported in that process only."""
+    from raydae.evaluation.score_run import score_run
 
-    assert run.sets is not None
-    model, images = run.folder.path_of(MODEL), run.sets.test
-    # This process can start at once, but its memory must not run out: it holds the run's lock.
-    small = bool((images.areas <= SMALL_IMAGE).all())
-    device: Literal["cpu", "cuda"] = "cuda" if workers.gpus else "cpu"
-    here = device if workers.dedicated and small else None
-    with counting(screen, "testing") as progress:
-        scores, failed = scoring.evaluate(
-            model,
-            images,
-            run.config.evaluation_noises,
-            progress,
-            metrics=run.config.validation.metrics,
-            trust=_trust(run),
-            local_device=here,
-        )
-    if not scores:
-        raise UserError(
-            f"none of the {len(images)} test images could be tested ({failed[0]}); the "
-            f"model is in {run.folder}: once they are back, run the same command again"
-        )
-    latest = Checkpoints(run.folder).latest()
-    lost_in_training = latest.state.unreadable if latest else []
-    print_some(screen, "unreadable while training", lost_in_training)
-    print_some(screen, "not tested", failed)
-    _, info = load_model(model, _trust(run))
-    remark = overlap.check_overlap(info, images, force=True)
-    results = {
-        "results": tables.mean_rows("test", scores, remark),
-        "epochs": run.config.optim.epochs,
-        "model_sha256": hash_of(run.folder.read(MODEL)),
-        "source": run.sets.source,
-        "left_out": list(run.sets.left_out),
-        "unreadable": [*lost_in_training, *failed],
-        "images": tables.to_records(scores),
-    }
-    names = {line.image for line in scores}
-    return results, images.where(np.isin(images.names, list(names)))
-
-
-def _draw_samples(run: Run, tested: Images) -> bytes:
-    """Return `samples.png`: a few test images with the middle one of the noises."""
-    from raydae.evaluation import panel
-    from raydae.models.inference import Denoiser
-    from raydae.models.model_file import load_model
-
-    network, info = load_model(run.folder.path_of(MODEL), _trust(run))
-    shown = subsample(tested, SAMPLE_IMAGES)
-    noises = run.config.evaluation_noises
-    noise = noises[len(noises) // 2]
-    images: list[tuple[NDArray[np.float32], NDArray[np.uint8] | None]] = [
-        (image / np.float32(255), None) if isinstance(noise, HiddenPixels) else (noisy, image)
-        for file in shown
-        for _, noisy, image in noisy_versions(file, [noise], panel.middle)
-    ]
-    level = noise.label if noise.sigma is None else f"sigma {noise.label}"
-    title = f"{run.folder.name}: {info.model.name} after epoch {info.epoch}, {level}"
-    known = "photo" if noise.sigma is None else "gaussian"
-    denoisers = [("this model", Denoiser(network)), panel.released_column(known, shown)]
-    return panel.panel(images, denoisers, title)
-
-
-def _trust(run: Run) -> list[str]:
-    """Return the module of the run's network, which the user named."""
-    return [module_of(run.config.model.name)]
+    return score_run
 
 
 def show_results(folder: Folder, screen: Console) -> None:

@@ -12,7 +12,6 @@ the loss diverged.
 """
 
 import math
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +25,7 @@ from raydae.app.invocation import command_to_continue
 from raydae.app.parsing import parse_with_config
 from raydae.app.process import BAD_INPUT, DIVERGED, exit_code_of, print_error, stop_requests
 from raydae.app.run_images import images_of_run, print_notes
-from raydae.app.run_test import preload, run_test, show_results
+from raydae.app.run_test import RunTest, show_results
 from raydae.core.components import label_of
 from raydae.core.errors import UserError
 from raydae.core.lock import lock
@@ -158,11 +157,12 @@ def train_and_test(run: Run, launch: Launch, command: str, screen: Console) -> i
         run = run.begin(sets)
         print_notes(run, screen)
     try:
-        outcome, stop_code = train(run, workers, launch, screen)
-        if outcome.status != "finished":
-            return report(outcome, stop_code, command, screen)
-        run_test(run, workers, screen)
-        return 0
+        with RunTest(run, workers) as test:
+            outcome, stop_code = train(run, workers, launch, screen, test)
+            if outcome.status != "finished":
+                return report(outcome, stop_code, command, screen)
+            test.run(screen)
+            return 0
     except UserError as error:
         print_error(error)
         return BAD_INPUT
@@ -198,8 +198,10 @@ def choose_workers(run: Run, sets: ImageSets, launch: Launch, screen: Console) -
     return workers
 
 
-def train(run: Run, workers: "Workers", launch: Launch, screen: Console) -> tuple[Outcome, int]:
-    """Train a run from where it is, and show how far it is.
+def train(
+    run: Run, workers: "Workers", launch: Launch, screen: Console, test: RunTest
+) -> tuple[Outcome, int]:
+    """Train a run from where it is, and show how far it is; meanwhile prepare its test.
 
     Returns:
         How the run ended; and if it was stopped, the exit code: 0 after --max-minutes.
@@ -209,8 +211,6 @@ def train(run: Run, workers: "Workers", launch: Launch, screen: Console) -> tupl
     if run.state.step:
         screen.print(f"resumes after step {run.state.step} of {run.schedule.steps}")
     deadline = math.inf if launch.max_minutes is None else STARTED + 60 * launch.max_minutes
-    # What the test needs is imported while the workers train.
-    preloading = threading.Thread(target=preload)
     with (
         stop_requests(screen) as stop_requested,
         TensorBoardWriter(run.folder) as events,
@@ -220,8 +220,7 @@ def train(run: Run, workers: "Workers", launch: Launch, screen: Console) -> tupl
         events.write(max(run.state.history, read_history(run.folder), key=len))
 
         def on_status(status: Status) -> None:
-            if preloading.ident is None:
-                preloading.start()
+            test.prepare()
             display.show(status)
             events.write(status.history)
 

@@ -9,6 +9,7 @@
     channel.py         the actor through which both sides communicate
     stream.py          the training samples, through Ray Data
     spread.py          one function applied to many items on actors
+    helper.py          a process that does one piece of work for the driver
     logs.py            copies of the processes' logs in a run's folder
     spot.py            passes on EC2's notice that a spot instance will be reclaimed
     bare_feed.py       the sample function alone on all cores, for the benchmark

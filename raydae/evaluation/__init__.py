@@ -1,6 +1,7 @@
 """Evaluation: scores by the literature's protocol, baselines to compare with, and pictures.
 
     scoring.py      PSNR and SSIM of a model file, image by image, spread over Ray's workers
+    score_run.py    the test of a finished run; run_scores.py: what it found
     overlap.py      the guard against evaluating on training images
     tables.py       scores as mean rows, JSON records and CSV
     classical.py    baseline denoisers that need no training

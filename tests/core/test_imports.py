@@ -42,6 +42,8 @@ NO_TORCH = [
     "raydae.noise.estimate",
     "raydae.training.samples",
     "raydae.models.config",
+    "raydae.evaluation.run_scores",
+    *(f"raydae.app.{name}" for name in ("train", "run_test")),
     "raydae.training.config",
     "raydae.training.run_folder",
     "raydae.training.run_names",
@@ -51,7 +53,7 @@ NO_RAY = ["raydae.models.model_file", "raydae.models.inference", "raydae.trainin
 RAY_BUT_NO_TORCH = [
     *(
         f"raydae.distributed.{name}"
-        for name in ("stream", "channel", "start", "resources", "trainer")
+        for name in ("stream", "channel", "start", "resources", "trainer", "helper")
     ),
     "raydae.search.search",
 ]
