@@ -75,8 +75,8 @@ class Helper(Generic[R]):
             if error.actor_init_failed:
                 raise
             raise UserError(
-                f"the process of the {self._what} was killed four times, perhaps because its memory "
-                "ran out; run the same command again"
+                f"the process of the {self._what} was killed four times (is its memory enough?); "
+                "run the same command again"
             ) from None
         return done
 

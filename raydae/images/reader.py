@@ -167,7 +167,8 @@ def store_report(config: DataConfig, images: Images) -> str | None:
         return None
     cost = "an image that it lacks is decoded whenever patches are cut from it"
     try:
-        lacking = ~np.isin(images.hashes, list(store.names()))
+        names = store.names()
+        lacking = np.array([sha not in names for sha in images.hashes], bool)
         lacking_bytes = 3 * int(images.file_areas[lacking].sum())
         room = store.room() if lacking_bytes else 0
     except OSError as error:
