@@ -89,10 +89,11 @@ class Images(Sequence[ImageFile]):
         return self._record(number % len(self))
 
     def _make(self, number: int) -> ImageFile:
-        values = {name: self._columns[name][number].as_py() for name in _STRINGS}
-        values |= {name: column.item(number) for name, column in self._numbers.items()}
-        noisy = self._columns["noisy"][number].as_py() if self.files[number] > 1 else []
-        return _from_values({**values, "noisy": noisy})
+        texts = {name: self._columns[name][number].as_py() for name in _STRINGS}
+        numbers = {name: column.item(number) for name, column in self._numbers.items()}
+        if self.files[number] == 1:
+            return ImageFile(**texts, **numbers)
+        return _from_values({**texts, **numbers, "noisy": self._columns["noisy"][number].as_py()})
 
     @functools.cached_property
     def _numbers(self) -> dict[str, NDArray[Any]]:

@@ -21,6 +21,7 @@ NARROW, BAND = 512, 32
 SUFFIX = ".pixels"
 _MAGIC = b"raydae\x00\x03"
 _HEADER = struct.Struct("<8sIIQ")  # magic, height, width, checksum of the blocks' checksums
+_CHECKSUM = struct.Struct("<Q")
 
 Read = Callable[[int, int], NDArray[np.uint8]]
 """Reads a part of a file, given its first byte and the number of bytes."""
@@ -41,6 +42,19 @@ class StoredImage:
         shape: (height, width, 3).
         nbytes: of the pixels.
     """
+
+    # A process keeps tens of thousands of them.
+    __slots__ = (
+        "_begin",
+        "_checked",
+        "_checksums",
+        "_columns",
+        "_name",
+        "_read",
+        "_rows",
+        "nbytes",
+        "shape",
+    )
 
     def __init__(self, name: str, height: int, width: int, size: int, read: Read) -> None:
         """Open a file.
@@ -67,8 +81,8 @@ class StoredImage:
         table = head[_HEADER.size :]
         if head[: _HEADER.size] != _header(height, width, table):
             raise DamagedError(name)
-        self._checksums = struct.unpack(f"<{len(table) // 8}Q", table)
-        self._checked: set[int] = set()  # numbers of blocks
+        self._checksums = table
+        self._checked = 0  # a bit for each block
 
     def region(self, top: int, left: int, height: int, width: int) -> NDArray[np.uint8]:
         """Return a part of the image, uint8 (height, width, 3), not to be written to.
@@ -127,11 +141,12 @@ class StoredImage:
 
     def _check(self, number: int, block: NDArray[np.uint8]) -> None:
         """Check a block that was read, unless it has been checked before."""
-        if number in self._checked:
+        if self._checked >> number & 1:
             return
-        if xxh3_64_intdigest(block.data) != self._checksums[number]:
+        (checksum,) = _CHECKSUM.unpack_from(self._checksums, number * _CHECKSUM.size)
+        if xxh3_64_intdigest(block.data) != checksum:
             raise DamagedError(self._name)
-        self._checked.add(number)
+        self._checked |= 1 << number
 
 
 def file_size(height: int, width: int) -> int:
