@@ -64,7 +64,8 @@ class RunTest:
         assert sets is not None
         self.prepare()
         assert self._helper is not None
-        # That process can start at once; for large images, it has the memory of one core only.
+        # That process can start at once. Large images could exhaust its memory: each of them is
+        # scored in a process that is replaced alone.
         small = bool((sets.test.areas <= SMALL_IMAGE).all())
         device = "cuda" if self._workers.gpus else "cpu"
         here = device if self._workers.dedicated and small else None

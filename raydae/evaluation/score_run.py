@@ -70,6 +70,7 @@ def score_run(
 
 
 def _draw_samples(denoiser: Denoiser, config: Config, tested: Images, title: str) -> bytes:
+    """Return `RunScores.samples`."""
     shown = subsample(tested, SAMPLE_IMAGES)
     noises = config.evaluation_noises
     noise = noises[len(noises) // 2]

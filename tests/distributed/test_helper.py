@@ -1,9 +1,9 @@
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
 
@@ -61,16 +61,22 @@ def test_what_the_work_raises_is_raised_here(helper: Helper[int]) -> None:
 
 def test_a_process_that_dies_is_replaced_and_the_fourth_death_is_told(helper: Helper[int]) -> None:
     assert helper.do("die once", progress=lambda done, total: None) != os.getpid()
-    with pytest.raises(UserError, match="the process of the count was killed four times"):
+    with pytest.raises(UserError, match="the process of the count was killed 4 times"):
         helper.do("die", progress=lambda done, total: None)
 
 
-def test_it_can_be_stopped_in_the_middle_of_its_work(helper: Helper[int]) -> None:
-    timer = threading.Timer(2, helper.stop)
-    timer.start()
-    with pytest.raises(UserError, match="was killed"):
-        helper.do("wait", progress=lambda done, total: None)
-    timer.join()
+def test_it_ends_with_the_driver_s_interest(helper: Helper[int]) -> None:
+    process = helper.do("count", progress=lambda done, total: None)
+
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        helper.do("wait", progress=interrupt)
+    assert psutil.pid_exists(process)
+    helper.stop()
+    psutil.wait_procs([psutil.Process(process)] if psutil.pid_exists(process) else [], 10)
+    assert not psutil.pid_exists(process)
 
 
 def test_what_keeps_it_from_starting_is_told() -> None:
