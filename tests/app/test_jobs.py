@@ -205,7 +205,9 @@ def test_a_killed_driver_and_the_same_command_again(
     assert_same_run(runs / "killed", one_worker)
 
 
-def test_a_killed_worker_changes_nothing(two_workers: Path, runs: Path, photographs: Path) -> None:
+def test_a_killed_worker_or_tester_changes_nothing(
+    two_workers: Path, runs: Path, photographs: Path
+) -> None:
     arguments = ["--storage", runs, "--name", "hurt", "--data", photographs, *SETTINGS]
     arguments += ["--num-workers", "2", "--threads", "1", "--checkpoint-minutes", "0.005"]
     process = job("train", *arguments)
@@ -214,6 +216,10 @@ def test_a_killed_worker_changes_nothing(two_workers: Path, runs: Path, photogra
     assert len(workers) == 2
     max(workers, key=lambda worker: worker.pid).kill()
     wait_for(lambda: train_workers(process.pid) - workers, "new workers")
+    (tester,) = wait_for(lambda: processes_of(process.pid, "_HelperActor"), "the test's process")
+    tester.kill()
+    if Path("/proc").is_dir():
+        assert "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text()
     finish(process)
     assert_same_run(runs / "hurt", two_workers)
 
