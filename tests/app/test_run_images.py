@@ -13,6 +13,8 @@ from raydae.core.errors import UserError
 from raydae.core.storage import Folder
 from raydae.images.image_file import pixel_hash
 from raydae.images.image_sets import ImageSets
+from raydae.models.model_file import load_model
+from raydae.models.networks import build
 from raydae.training.checkpoints import TrainState
 from raydae.training.config import Config
 from raydae.training.model_of_run import model_of_run
@@ -77,6 +79,9 @@ def test_images_that_changed_are_named_and_only_used_on_request(tmp_path: Path) 
     text.truncate(0)
     assert again(config).sets == now, "it is recorded, and not asked again"
     assert not text.getvalue().strip("\0")
-    model = model_of_run(TrainState(config=config.to_dict()), now, {}, 0)
+    weights = build(config.model).state_dict()
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(model_of_run(TrainState(config=config.to_dict()), now, weights, 0))
+    _, info = load_model(file)
     for trained_on in (replaced.sha256, now.train[0].sha256):
-        assert trained_on.encode() in model, "the guard knows both"
+        assert trained_on in info.train_hashes, "the guard knows both"
