@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,13 @@ from raydae.core.storage import Folder
 from raydae.evaluation.run_scores import RunScores
 from raydae.training.checkpoints import Checkpoints
 from raydae.training.run_folder import MODEL, Run, hash_of
+from raydae.training.status import Status
 
 if TYPE_CHECKING:
     from raydae.distributed.helper import Helper
     from raydae.distributed.resources import Workers
 
+AHEAD_S = 30  # of the end of the training; the imports take 5 s on two busy cores
 SMALL_IMAGE = 10**6  # pixels; denoising one takes a quarter of a GiB with unet, a half with dae
 
 
@@ -38,6 +41,7 @@ class RunTest:
         """
         self._run, self._workers = run, workers
         self._helper: Helper[RunScores] | None = None
+        self._first: tuple[float, int] | None = None  # time and step of the first status
 
     def __enter__(self) -> "RunTest":
         return self
@@ -46,12 +50,28 @@ class RunTest:
         if self._helper is not None:
             self._helper.stop()
 
-    def prepare(self) -> None:
-        """Start the process, if it has not been started; it imports torch and more: seconds."""
+    def prepare_in_time(self, status: Status) -> None:
+        """Start the process half a minute before the training will probably end, or later.
+
+        Its imports take seconds, and it has memory that the training may want until then.
+
+        Args:
+            status: how far the training is. Call it with each.
+        """
+        now = time.monotonic()
+        if self._first is None:
+            self._first = now, status.step
+        began, first = self._first
+        done, left = status.step - first, status.steps - status.step
+        if done and left * (now - began) / done < AHEAD_S:
+            self._prepare()
+
+    def _prepare(self) -> None:
+        """Start the process, if it has not been started."""
         if self._helper is None:
             from raydae.distributed.helper import Helper
 
-            self._helper = Helper("test", _prepare)
+            self._helper = Helper("test", _import)
 
     def run(self, screen: Console) -> None:
         """Score the best weights on the test images; write the results and show them.
@@ -62,7 +82,7 @@ class RunTest:
         """
         run, sets = self._run, self._run.sets
         assert sets is not None
-        self.prepare()
+        self._prepare()
         assert self._helper is not None
         # That process can start at once. Large images could exhaust its memory: each of them is
         # scored in a process that is replaced alone.
@@ -95,7 +115,7 @@ class RunTest:
         show_results(run.folder, screen)
 
 
-def _prepare() -> Callable[..., RunScores]:
+def _import() -> Callable[..., RunScores]:
     """Return what tests a run; torch is imported in that process only."""
     from raydae.evaluation.score_run import score_run
 

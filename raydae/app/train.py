@@ -201,7 +201,7 @@ def choose_workers(run: Run, sets: ImageSets, launch: Launch, screen: Console) -
 def train(
     run: Run, workers: "Workers", launch: Launch, screen: Console, test: RunTest
 ) -> tuple[Outcome, int]:
-    """Train a run from where it is, and show how far it is; meanwhile prepare its test.
+    """Train a run from where it is, and show how far it is; prepare its test in time.
 
     Returns:
         How the run ended; and if it was stopped, the exit code: 0 after --max-minutes.
@@ -220,7 +220,7 @@ def train(
         events.write(max(run.state.history, read_history(run.folder), key=len))
 
         def on_status(status: Status) -> None:
-            test.prepare()
+            test.prepare_in_time(status)
             display.show(status)
             events.write(status.history)
 
