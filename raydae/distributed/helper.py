@@ -69,14 +69,15 @@ class Helper(Generic[R]):
         Raises:
             UserError: the work raises it, or the process has died four times.
         """
-        for _ in range(MAX_STARTS):
+        for deaths in range(MAX_STARTS):
+            if deaths:
+                self._start()
             try:
                 return self._do(args, progress)
             # Ray could start it again by itself, but would say so also after `stop`.
-            except ray.exceptions.RayActorError as error:  # noqa: PERF203  # four rounds
+            except ray.exceptions.RayActorError as error:
                 if error.actor_init_failed:
                     raise
-                self._start()
         raise UserError(
             f"the process of the {self._what} was killed {MAX_STARTS} times (is its memory "
             "enough?); run the same command again"

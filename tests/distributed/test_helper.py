@@ -65,7 +65,7 @@ def test_a_process_that_dies_is_replaced_and_the_fourth_death_is_told(helper: He
         helper.do("die", progress=lambda done, total: None)
 
 
-def test_it_ends_with_the_driver_s_interest(helper: Helper[int]) -> None:
+def test_it_can_be_stopped_after_an_interrupt(helper: Helper[int]) -> None:
     process = helper.do("count", progress=lambda done, total: None)
 
     def interrupt(done: int, total: int) -> None:
